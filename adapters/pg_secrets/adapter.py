@@ -1,0 +1,57 @@
+"""The contract between one store of secrets and the source that manages it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pg_secrets.credentials import Credentials
+
+
+class CredentialAdapter(ABC):
+    """Fetches one :class:`Credentials` snapshot from one place.
+
+    Subclasses implement :meth:`fetch`; the rest is optional. All methods are synchronous, may
+    block for as long as their own time-outs allow, are called from worker threads, and never two
+    at a time for one adapter (the source serialises them). They raise only the
+    :class:`~pg_secrets.errors.CredentialsError` family.
+    """
+
+    name: ClassVar[str] = ""
+    #: Seconds a fetched value is used before it is asked for again; ``None`` takes the source's.
+    ttl: float | None = None
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: Mapping[str, Any]) -> CredentialAdapter:
+        """Build from settings (keys in capitals, ``ADAPTER`` taken out).
+
+        Raises:
+            AdapterMisconfigured: a key is unknown, missing or of the wrong kind.
+            AdapterNotInstalled: the SDK it needs is not there.
+        """
+
+    @abstractmethod
+    def fetch(self) -> Credentials:
+        """Ask the store for the current credentials, in one read that cannot tear."""
+
+    def renew(self, credentials: Credentials) -> Credentials | None:
+        """Extend the lease; ``None`` when the store refuses and new ones must be fetched."""
+        return None
+
+    def revoke(self, credentials: Credentials) -> None:  # noqa: B027 - optional
+        """Give the lease back. Called once, at exit or after rotation, in the creating process."""
+
+    def changed(self, credentials: Credentials) -> bool | None:
+        """Say cheaply whether the store has something newer; ``None`` when only a fetch tells."""
+        return None
+
+    def forked(self) -> None:  # noqa: B027 - optional
+        """Drop what must not be shared with the parent process: sockets, sessions, tokens.
+
+        Called in a forked child before anything else. Must not block, lock or send anything.
+        """
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """Free sockets and tokens. Called once; no other call follows."""

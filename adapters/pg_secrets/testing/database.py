@@ -1,0 +1,129 @@
+"""A fresh database with an owner, a runtime role and as many logins as a test wants."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+from psycopg import sql
+
+from pg_secrets.testing.postgres import PostgresServer
+
+
+@dataclass(frozen=True)
+class Login:
+    """A role that may log in, with its password."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+class FreshDatabase:
+    """One database of its own on a running server.
+
+    ``owner`` is a login that owns the database (and so may migrate it), ``runtime`` a group role
+    that owns nothing and whose members are the logins made by :meth:`login`. :meth:`drop` removes
+    the database and every one of its roles, those a secret manager made included.
+    """
+
+    def __init__(self, server: PostgresServer, name: str | None = None) -> None:
+        self.server = server
+        self.name = name or f"db_{secrets.token_hex(4)}"
+        self.owner = Login(f"{self.name}_owner", secrets.token_urlsafe(12))
+        self.runtime = f"{self.name}_runtime"
+        self._numbers = itertools.count(1)
+
+    def create(self) -> None:
+        """Create the roles and the database; only they and the superuser may connect to it."""
+        self._run(
+            "CREATE ROLE {owner} LOGIN PASSWORD {password}",
+            password=sql.Literal(self.owner.password),
+        )
+        self._run("CREATE ROLE {runtime} NOLOGIN")
+        self.server.create_database(self.name, owner=self.owner.user)
+        self._run("REVOKE ALL ON DATABASE {database} FROM PUBLIC")
+        self._run("GRANT CONNECT ON DATABASE {database} TO {runtime}")
+        self.execute(f'ALTER SCHEMA public OWNER TO "{self.owner.user}"')
+        # Before PostgreSQL 15 everybody may create there.
+        self.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+
+    def drop(self) -> None:
+        """Remove the database and its roles, ending the sessions that are still open."""
+        self.server.drop_database(self.name)
+        members = self.server.execute(
+            "SELECT member::regrole::text FROM pg_auth_members"
+            " WHERE roleid::regrole::text = ANY(%s)",
+            ([self.owner.user, self.runtime],),
+        )
+        for role in {member for (member,) in members} | {self.owner.user, self.runtime}:
+            self.server.execute(f"DROP ROLE IF EXISTS {_quoted(role)}")
+
+    def login(self, user: str | None = None, password: str | None = None) -> Login:
+        """Create a login that has the runtime role's rights and no others."""
+        login = Login(
+            user or f"{self.name}_login_{next(self._numbers)}",
+            password or secrets.token_urlsafe(12),
+        )
+        self._run(
+            "CREATE ROLE {user} LOGIN PASSWORD {password} IN ROLE {runtime}",
+            user=sql.Identifier(login.user),
+            password=sql.Literal(login.password),
+        )
+        return login
+
+    def set_password(self, user: str, password: str | None = None) -> Login:
+        """Give a login another password; sessions that are open stay open."""
+        login = Login(user, password or secrets.token_urlsafe(12))
+        self._run(
+            "ALTER ROLE {user} PASSWORD {password}",
+            user=sql.Identifier(user),
+            password=sql.Literal(login.password),
+        )
+        return login
+
+    def terminate(self, user: str) -> int:
+        """End every session of a login and return how many there were."""
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s"
+        return len(self.server.execute(query, (user,)))
+
+    def execute(self, query: str | sql.Composable, params: Any = None) -> list[tuple[Any, ...]]:
+        """Run one statement in this database as superuser and return its rows."""
+        return self.server.execute(query, params, dbname=self.name)
+
+    def connection_params(self, login: Login | None = None) -> dict[str, Any]:
+        """Return libpq keywords for ``login``, or for the owner."""
+        login = login or self.owner
+        return self.server.connection_params(self.name, login.user, login.password)
+
+    def settings(self, login: Login | None = None, **extra: Any) -> dict[str, Any]:
+        """Return Django's ``NAME HOST PORT``, and ``USER PASSWORD`` if a login is given."""
+        found: dict[str, Any] = {
+            "NAME": self.name,
+            "HOST": self.server.host,
+            "PORT": self.server.port,
+        }
+        if login is not None:
+            found |= {"USER": login.user, "PASSWORD": login.password}
+        return found | extra
+
+    def __enter__(self) -> FreshDatabase:
+        self.create()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drop()
+
+    def _run(self, template: str, **parts: sql.Composable) -> None:
+        names = {
+            "owner": sql.Identifier(self.owner.user),
+            "runtime": sql.Identifier(self.runtime),
+            "database": sql.Identifier(self.name),
+        }
+        self.server.execute(sql.SQL(template).format(**{**names, **parts}))
+
+
+def _quoted(role: str) -> str:
+    """Quote a name that ``::regrole::text`` may already have quoted."""
+    return role if role.startswith('"') else f'"{role}"'

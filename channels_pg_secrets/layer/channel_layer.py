@@ -1,0 +1,294 @@
+"""What Channels calls: the channel layer specification on top of a node."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from channels.exceptions import ChannelFull, MessageTooLarge
+from channels.layers import BaseChannelLayer
+
+from channels_pg_secrets.errors import ChannelLayerUnavailable
+from channels_pg_secrets.layer import names, statements
+from channels_pg_secrets.layer.cipher import Cipher
+from channels_pg_secrets.layer.item import MAX_INLINE, message_item
+from channels_pg_secrets.layer.node import Node
+from channels_pg_secrets.layer.options import Options
+from channels_pg_secrets.layer.outbox import Outgoing
+from channels_pg_secrets.layer.supervisor import STALE
+
+if TYPE_CHECKING:
+    from channels_pg_secrets.engines.postgres import PostgresEngine
+
+#: Bytes of one serialised message, at most. The specification asks for 1 MB; beyond this a message
+#: would hold up its sender's stream for too long.
+MAX_MESSAGE = 16 * 1024 * 1024
+#: Seconds that flush waits for the other processes.
+FLUSH_TIMEOUT = 5.0
+
+_layers: weakref.WeakSet[PostgresChannelLayer] = weakref.WeakSet()
+# What a forked child has inherited and must not touch, nor let be finalised: sockets and a selector
+# that belong to its parent.
+_inherited: list[Node] = []
+
+
+class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels is untyped
+    """A channel layer on PostgreSQL. May be used from any event loop and any thread, and forked.
+
+    ``expiry`` and ``group_expiry`` are in seconds, ``capacity`` in messages for each channel.
+    ``send_timeout`` is how many seconds a send waits while the database is away, before it raises
+    :class:`~channels_pg_secrets.ChannelLayerUnavailable`; what it sent may arrive all the same.
+    """
+
+    extensions: ClassVar[list[str]] = ["groups", "flush"]
+
+    def __init__(
+        self,
+        engine: PostgresEngine,
+        *,
+        prefix: str = "asgi",
+        expiry: float = 60,
+        group_expiry: float = 86400,
+        capacity: int = 100,
+        channel_capacity: Mapping[Any, int] | None = None,
+        symmetric_encryption_keys: Sequence[str | bytes] | None = None,
+        send_timeout: float = 10.0,
+    ) -> None:
+        super().__init__(expiry=expiry, capacity=capacity, channel_capacity=channel_capacity)
+        self.channel_capacity = self.compile_capacities(channel_capacity or {})
+        self.prefix = prefix
+        self.group_expiry = group_expiry
+        self.engine = engine
+        # Not self.get_capacity: the node would keep the layer alive.
+        capacity_of = _capacities(self.channel_capacity, capacity)
+        self._options = Options(prefix, expiry, group_expiry, send_timeout, capacity_of)
+        self._cipher = Cipher(symmetric_encryption_keys)
+        self._node: Node | None = None
+        self._finalizer: weakref.finalize[..., PostgresChannelLayer] | None = None
+        self._lock = threading.Lock()
+        _layers.add(self)
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        """Send a message to a channel.
+
+        Raises:
+            TypeError: the name or the message is not valid.
+            ChannelFull: the channel is at capacity. Of another process's channel this is known
+                within a moment of its filling up: what was sent before is dropped there.
+            MessageTooLarge: the message serialises to more than 16 MiB.
+            ChannelLayerUnavailable: the database did not take it in ``send_timeout`` seconds.
+        """
+        target = names.owner(channel)
+        body = self._serialize(message)
+        node = self._node or self._here()
+        if target == node.identity.node:
+            if not node.mailboxes.put(channel, body):
+                node.health.refused += 1
+                raise ChannelFull(channel)
+            node.health.received += 1
+            return
+        out = self._outgoing("c", channel, body)
+        if target is not None:
+            out.node = target
+        else:
+            out.channel, out.capacity = channel, self.get_capacity(channel)
+        if not await node.published(node.accept(out)):
+            node.health.refused += 1
+            raise ChannelFull(channel)
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next message of a channel, through any outage.
+
+        Raises:
+            TypeError: the name is not valid.
+            ValueError: the channel belongs to another process.
+        """
+        target = names.owner(channel)
+        node = self._node or self._here()
+        while True:
+            body = node.mailboxes.take(channel) or await self._wait(node, channel, target)
+            try:
+                return self.engine.deserialize(body)
+            except Exception as error:  # noqa: BLE001  (of an override; must not end a worker)
+                node.inbox.unreadable(channel, error)
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Return the name of a new channel that only this process receives on.
+
+        Raises:
+            TypeError: the prefix is not valid.
+            ChannelLayerUnavailable: other processes cannot reach this one yet.
+        """
+        names.check_prefix(prefix)
+        node = self._here()
+        await node.ready()
+        return names.new_channel_name(prefix, node.identity.node)
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group, for ``group_expiry`` seconds from now.
+
+        When it returns, every process sends the group's messages there. A channel of another
+        process joins when that process hears of it, which is waited for; where it is silent for
+        two seconds, the channel joins as soon as it is back.
+
+        Raises:
+            TypeError: a name is not valid.
+            ChannelLayerUnavailable: the database did not take it in time.
+        """
+        names.check_group(group)
+        names.check_receivable(channel)
+        node = self._here()
+        target = names.node_of(channel)
+        if target is None or target == node.identity.node:
+            future = node.memberships.add(group, channel, local=target is not None)
+            if future is not None:
+                await node.written(future)
+        else:
+            await node.change_elsewhere("+", target, group, channel)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out of a group; nothing happens if it is not in it.
+
+        A channel of this process has left at once; one of another process when that hears of it,
+        which is waited for as in :meth:`group_add`.
+
+        Raises:
+            TypeError: a name is not valid.
+            ChannelLayerUnavailable: the database did not take it in time (never for a channel of
+                this process, which has left at once).
+        """
+        names.check_group(group)
+        names.check_receivable(channel)
+        node = self._here()
+        target = names.node_of(channel)
+        if target is None or target == node.identity.node:
+            await node.written(node.memberships.discard(group, channel, local=target is not None))
+        else:
+            await node.change_elsewhere("-", target, group, channel)
+
+    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+        """Send a message to every member of a group; members at capacity are passed over.
+
+        Raises:
+            TypeError: the name or the message is not valid.
+            MessageTooLarge: the message serialises to more than 16 MiB.
+            ChannelLayerUnavailable: the database did not take it in time. Members in this very
+                process have it nevertheless.
+        """
+        names.check_group(group)
+        body = self._serialize(message)
+        node = self._here()
+        out = self._outgoing("g", group, body)
+        out.group = group
+        accepted = node.accept(out)
+        node.inbox.deliver_to_members(group, body)
+        try:
+            await node.published(accepted)
+        except ChannelLayerUnavailable as error:
+            raise ChannelLayerUnavailable(f"{error}. Members in this process have it.") from error
+
+    async def flush(self) -> None:
+        """Drop all messages and groups of this layer in all processes; waits for them up to 5 s."""
+        node = self._here()
+        flush = secrets.randbits(62)
+        epoch = (await node.request(statements.FLUSH, self.prefix, flush))[0][0]
+        node.flushed(epoch)
+        until = time.monotonic() + FLUSH_TIMEOUT
+        while time.monotonic() < until:
+            rows = await node.request(statements.UNFLUSHED, self.prefix, epoch, STALE)
+            if rows[0][0] == 0:
+                return
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Leave: other processes stop sending here, and the connections are closed.
+
+        Messages that wait in this process are dropped. The layer may be used again afterwards, as
+        a new node; channel names handed out before are then no longer its own.
+        """
+        with self._lock:
+            node, self._node = self._node, None
+        if node is not None:
+            await node.leave()
+            node.close()
+            if self._finalizer is not None:
+                self._finalizer.detach()
+
+    def stats(self) -> dict[str, Any]:
+        """Return what this process has counted, and what is connected; connects nothing itself.
+
+        The keys are in the reference, "Health". The values are strings, integers, a list of
+        strings and ``None``, so that JSON takes them. May be called from any thread.
+        """
+        return self._here().stats()
+
+    def _here(self) -> Node:
+        node = self._node
+        if node is None:
+            with self._lock:
+                node = self._node
+                if node is None:
+                    node = self._node = Node(self.engine, self._options, self._cipher)
+                    self._finalizer = weakref.finalize(self, node.homes.stop_soon)
+        return node
+
+    async def _wait(self, node: Node, channel: str, target: int | None) -> bytes:
+        names.check_receivable(channel)
+        node.attach(receiving=True)
+        if target == node.identity.node:
+            return await node.mailboxes.get(channel)
+        if target is not None:
+            raise ValueError(
+                f"Channel {channel!r} belongs to another process (or to this one before a fork);"
+                " only that process can receive from it"
+            )
+        return await node.inbox.claimed(channel)
+
+    def _serialize(self, message: dict[str, Any]) -> bytes:
+        body = self.engine.serialize(message)
+        if len(body) > MAX_MESSAGE:
+            raise MessageTooLarge(
+                f"The message takes {len(body)} bytes; the most this layer carries is {MAX_MESSAGE}"
+            )
+        return body
+
+    def _outgoing(self, kind: str, name: str, body: bytes) -> Outgoing:
+        data = self._cipher.encrypt(body)
+        if len(data) <= MAX_INLINE:
+            return Outgoing(message_item(kind, name, data))
+        return Outgoing(message_item(kind, name, None), blob=data)
+
+    def _forked(self) -> None:
+        self._lock = threading.Lock()
+        if self._node is not None:
+            _inherited.append(self._node)
+            self._node = None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+
+def _capacities(
+    patterns: Sequence[tuple[re.Pattern[str], int]], default: int
+) -> Callable[[str], int]:
+    def capacity_of(channel: str) -> int:
+        for pattern, capacity in patterns:
+            if pattern.match(channel):
+                return capacity
+        return default
+
+    return capacity_of
+
+
+def _after_fork_in_child() -> None:
+    for layer in list(_layers):
+        layer._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,146 @@
+"""What arrives in this process, and where it goes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from channels_pg_secrets import signals
+from channels_pg_secrets.layer.acknowledgements import Acknowledgements
+from channels_pg_secrets.layer.complaints import Complaints
+from channels_pg_secrets.layer.health import Health
+from channels_pg_secrets.layer.item import Item, decode_item
+from channels_pg_secrets.layer.mailbox import Mailboxes
+from channels_pg_secrets.layer.membership import Memberships
+from channels_pg_secrets.layer.normal_channels import NormalChannels
+
+if TYPE_CHECKING:
+    from channels_pg_secrets.engines.postgres import PostgresEngine
+    from channels_pg_secrets.layer.cipher import Cipher
+    from channels_pg_secrets.layer.options import Options
+
+logger = logging.getLogger("channels_pg_secrets.layer")
+
+#: Channels over capacity that are told apart between two warnings.
+_NAMED_CHANNELS = 1000
+
+
+class Inbox:
+    """Mailboxes, memberships and normal channels of one process. Safe from any thread.
+
+    ``kick`` is called when there is something to be written to the database; ``flushed`` with the
+    new epoch when another process has flushed the layer; ``acknowledge`` with a node and the token
+    of its join or leave that was done.
+    """
+
+    def __init__(
+        self,
+        engine: PostgresEngine,
+        options: Options,
+        cipher: Cipher,
+        health: Health,
+        kick: Callable[[], None],
+        flushed: Callable[[int], None],
+        acknowledge: Callable[[int, str], None],
+    ) -> None:
+        self.mailboxes = Mailboxes(options.capacity_of, options.expiry, kick, health)
+        self.memberships = Memberships(options.group_expiry, options.capacity_of)
+        self.normal_channels = NormalChannels(kick)
+        self.acknowledgements = Acknowledgements()
+        self.complaints = Complaints()
+        self.health = health
+        self._engine = engine
+        self._cipher = cipher
+        self._kick = kick
+        self._flushed = flushed
+        self._acknowledge = acknowledge
+        self._over_capacity: dict[str, int] = {}
+
+    async def claimed(self, channel: str) -> bytes:
+        """Wait for a message of a normal channel, and return it serialised."""
+        while True:
+            message = await self.normal_channels.get(channel)
+            try:
+                item = decode_item(message.item)
+                body = message.blob if item.body is None else item.body
+                opened = self.opened(item, body or b"")
+            except Exception as error:  # noqa: BLE001  (must not end a worker)
+                self.unreadable(channel, error)
+            else:
+                self.health.received += 1
+                return opened
+
+    def deliver(self, item: Item, body: bytes, age: float) -> None:
+        """Put a message into the mailboxes it is for."""
+        message = self.opened(item, body)
+        if item.kind in "cC":
+            self._put([item.name], message, age)
+        else:
+            self._put(self.memberships.local_members(item.name, age), message, age)
+
+    def opened(self, item: Item, body: bytes) -> bytes:
+        """Return the serialised message in an item's body. Raises ValueError."""
+        if item.json:
+            return self._engine.serialize(json.loads(body))
+        return self._cipher.decrypt(body)
+
+    def deliver_to_members(self, group: str, message: bytes) -> None:
+        """Serve the group's members in this very process."""
+        members = self.memberships.local_members(group)
+        if members:
+            self._put(members, message, 0.0)
+
+    def control(self, item: Item, sender: int, age: float) -> None:
+        """Act on what is no message, sent ``age`` seconds ago."""
+        if item.kind == "+":
+            self.memberships.joined_from_elsewhere(item.name, item.channel, age)
+            self._acknowledge(sender, item.token)
+        elif item.kind == "-":
+            self.memberships.left_from_elsewhere(item.name, item.channel, age)
+            self._acknowledge(sender, item.token)
+        elif item.kind == "a":
+            self.acknowledgements.received(item.name)
+        elif item.kind == "w":
+            self.normal_channels.announced(item.name)
+        elif item.kind == "f":
+            self._flushed(int(item.name))
+
+    def unreadable(self, channel: str, error: Exception) -> None:
+        """A message was dropped since it cannot be read; said once a minute."""
+        self.health.drop("unreadable")
+        self.complaints.warn("unreadable", "Dropped a message to %s: %s", channel, error)
+
+    def _put(self, channels: Collection[str], message: bytes, age: float) -> None:
+        full = self.mailboxes.deliver(channels, message, age)
+        self.health.received += len(channels) - len(full)
+        for channel in full:
+            self.health.drop("over_capacity")
+            if len(self._over_capacity) < _NAMED_CHANNELS:
+                self._over_capacity[channel] = self._over_capacity.get(channel, 0) + 1
+
+    def sweep(self) -> None:
+        """Drop what has expired, and say what was dropped."""
+        self.mailboxes.sweep()
+        self.memberships.sweep()
+        self.normal_channels.look_again()
+        self._tell_over_capacity()
+        self.health.sweep()
+
+    def _tell_over_capacity(self) -> None:
+        over, self._over_capacity = self._over_capacity, {}
+        for channel in self.mailboxes.full.lately():
+            over.setdefault(channel, 0)
+        if not over:
+            return
+        channel, number = max(over.items(), key=lambda pair: pair[1])
+        dropped, channels = sum(over.values()), len(over)
+        if dropped:
+            text = "%d messages were dropped at %d channels over capacity; most (%d) at %s"
+            logger.warning(text, dropped, channels, number, channel)
+        else:
+            logger.info("%d channels reached their capacity; one of them is %s", channels, channel)
+        self.health.tell(
+            signals.over_capacity, channel=channel, channels=channels, messages=dropped
+        )

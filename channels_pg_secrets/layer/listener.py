@@ -1,0 +1,295 @@
+"""The listening connection: frames in, each once and in order, handed to whom they are for."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from channels_pg_secrets.layer import statements
+from channels_pg_secrets.layer.item import Frame, FrameInvalid, Item, decode_item
+from channels_pg_secrets.layer.wire import Rows, Wire, WireLost
+
+if TYPE_CHECKING:
+    from channels_pg_secrets.layer.identity import Identity
+    from channels_pg_secrets.layer.inbox import Inbox
+    from channels_pg_secrets.layer.tenure import Tenure
+
+#: Rows of the backlog read at a time.
+PAGE = 500
+#: Bytes of notifications kept while the backlog is read; beyond it the backlog is read again.
+_BUFFER_BYTES = 32 * 1024 * 1024
+#: Ids remembered of senders that are no node.
+_SEEN_IDS = 100_000
+
+
+class Watermarks:
+    """What this node has seen of each sender; what is not above it is dropped.
+
+    Senders that are no node (0) have no ordered stream: their random numbers are remembered one by
+    one, until they have expired everywhere. Survives connections and home loops.
+    """
+
+    def __init__(self, keep: float) -> None:
+        self._keep = keep
+        self._marks: dict[int, int] = {}
+        self._heard: dict[int, float] = {}
+        self._ids: OrderedDict[int, float] = OrderedDict()
+
+    def passes(self, sender: int, number: int) -> bool:
+        """The number is new."""
+        if sender == 0:
+            return number == 0 or number not in self._ids
+        return number > self._marks.get(sender, -1)
+
+    def advance(self, sender: int, number: int) -> None:
+        """The number has been dealt with."""
+        now = time.monotonic()
+        if sender:
+            self._marks[sender] = number
+            self._heard[sender] = now
+        elif number:
+            self._ids[number] = now
+            if len(self._ids) > _SEEN_IDS:
+                self._ids.popitem(last=False)
+
+    def columns(self) -> tuple[list[int], list[int]]:
+        """Senders and their marks."""
+        return list(self._marks), list(self._marks.values())
+
+    def sweep(self) -> None:
+        """Forget those that have been silent for longer than the database keeps their rows."""
+        oldest = time.monotonic() - self._keep
+        for sender in [s for s, heard in self._heard.items() if heard < oldest]:
+            del self._marks[sender], self._heard[sender]
+        while self._ids and next(iter(self._ids.values())) < oldest:
+            self._ids.popitem(last=False)
+
+
+class Buffer:
+    """Notifications that came while the backlog was read, bounded in bytes."""
+
+    def __init__(self) -> None:
+        self.payloads: list[bytes] = []
+        self.overflowed = False
+        self._bytes = 0
+
+    def add(self, payload: bytes) -> None:
+        """Keep one more, unless that is too much: then the rows must be read again."""
+        self._bytes += len(payload)
+        if self._bytes > _BUFFER_BYTES:
+            self.overflowed = True
+            self.payloads.clear()
+        else:
+            self.payloads.append(payload)
+
+
+@dataclass(slots=True)
+class Held:
+    """Frames of one sender that wait for the body of a large message before them."""
+
+    #: Each with its age in seconds, and the layer's epoch when it came.
+    frames: deque[tuple[Frame, float, int]] = field(default_factory=deque)
+    size: int = 0
+    #: Some were dropped for want of room: nothing of this sender counts until the rows are read.
+    overflowed: bool = False
+
+    def add(self, frame: Frame, age: float, epoch: int) -> None:
+        """Keep one more, unless that is too much."""
+        self.size += len(frame.items)
+        if self.size > _BUFFER_BYTES:
+            self.overflowed = True
+        if not self.overflowed:
+            self.frames.append((frame, age, epoch))
+
+
+class Listener:
+    """Reads frames from one wire at a time. Belongs to the home loop."""
+
+    def __init__(self, identity: Identity, marks: Watermarks, inbox: Inbox, tenure: Tenure) -> None:
+        self.wire: Wire | None = None
+        #: Called when the server will not hand over a large message: only another session may help.
+        self.on_refused: Callable[[Exception], None] = _ignore_error
+        #: Called when frames were dropped for want of room: another connection reads their rows.
+        self.on_overflow: Callable[[], None] = _nothing
+        self._identity = identity
+        self._marks = marks
+        self._inbox = inbox
+        self._tenure = tenure
+        self._held: dict[int, Held] = {}
+        self._warn = inbox.complaints.warn
+
+    async def take_over(self, wire: Wire) -> Wire | None:
+        """Move to another connection; returns the one used before, for the caller to close.
+
+        LISTEN commits alone; then the backlog is read while notifications are kept; from that read
+        on the old connection is ignored. Letting the watermark sort out two live streams lost
+        messages: 3 may come on the new one before 2 on the old.
+        """
+        buffer = Buffer()
+        wire.on_notify = buffer.add
+        await wire.call(statements.listen(self._identity.notify_channel))
+        old, self.wire = self.wire, wire
+        if old is not None:
+            old.on_notify = _ignore
+        self._held.clear()
+        await self._read_backlog(wire)
+        while buffer.overflowed:
+            buffer.overflowed = False
+            buffer = Buffer()
+            wire.on_notify = buffer.add
+            await self._read_backlog(wire)
+        wire.on_notify = self.notified
+        for payload in buffer.payloads:
+            self.notified(payload)
+        return old
+
+    def pause(self) -> None:
+        """Hear nothing until the next connection has taken over: it reads what comes meanwhile."""
+        if self.wire is not None:
+            self.wire.on_notify = _ignore
+
+    def notified(self, payload: bytes) -> None:
+        """Deal with one notification. A payload that is none of ours is logged and skipped."""
+        try:
+            frame = self._identity.key.open(payload)
+        except FrameInvalid as error:
+            self._warn("payload", "Skipped a notification that is not ours: %s", error)
+            return
+        self._arrived(frame, 0.0)
+
+    async def _read_backlog(self, wire: Wire) -> None:
+        # Joins first: what one sender sent to a group may stand before another's join, which came
+        # before it in time.
+        await self._read_pages(wire, self._admit, joins=True)
+        frames = await self._read_pages(wire, self._arrived, joins=False)
+        self._inbox.health.replayed(frames)
+
+    async def _read_pages(
+        self, wire: Wire, take: Callable[[Frame, float], None], *, joins: bool
+    ) -> int:
+        sender, number, frames = -1, -1, 0
+        while True:
+            marks = self._marks.columns()
+            node = self._identity.node
+            rows = await wire.call(statements.BACKLOG, node, *marks, sender, number, joins, PAGE)
+            for sender, number, items, age in rows:
+                # Seen from here it is younger by the time that the answer took: a leave and a join
+                # that close to each other count as in this order.
+                take(Frame(sender, number, items), max(age, 1e-6))
+            frames += len(rows)
+            if len(rows) < PAGE:
+                return frames
+
+    def _arrived(self, frame: Frame, age: float) -> None:
+        with self._tenure.lock:
+            if not self._tenure.current:
+                return
+            held = self._held.get(frame.sender)
+            if held is None:
+                if self._handle(frame, age):
+                    return
+                held = self._held[frame.sender] = Held()
+                self._fetch(frame)
+            held.add(frame, age, self._identity.epoch)
+            self._admit(frame, age)
+
+    def _admit(self, frame: Frame, age: float) -> None:
+        """Joins do not wait: whoever made them was told that all others' messages arrive."""
+        if b"+" not in frame.items or not self._marks.passes(frame.sender, frame.number):
+            return
+        for data in frame.items.split(b","):
+            if data[:1] == b"+":
+                try:
+                    item = decode_item(data)
+                except FrameInvalid:
+                    continue  # reported in its turn
+                self._inbox.memberships.admitted(item.name, item.channel, age)
+
+    def _handle(self, frame: Frame, age: float, blob: bytes | None = None) -> bool:
+        """Deliver a frame; False when it has to wait for a body that lies in a row."""
+        if not self._marks.passes(frame.sender, frame.number):
+            return True
+        items = []
+        for data in frame.items.split(b","):
+            try:
+                item = decode_item(data)
+            except FrameInvalid as error:
+                self._warn("item", "Skipped an item: %s", error)
+                self._inbox.health.drop("unreadable")
+                continue
+            if item.kind in "CG" and blob is None:
+                return False
+            items.append(item)
+        self._marks.advance(frame.sender, frame.number)
+        for item in items:
+            try:
+                self._dispatch(item, frame.sender, blob, age)
+            except Exception as error:  # noqa: BLE001  (one message must not stop the others)
+                self._warn("delivery", "Dropped a message for %s: %s", item.name, error)
+                self._inbox.health.drop("unreadable")
+        return True
+
+    def _dispatch(self, item: Item, sender: int, blob: bytes | None, age: float) -> None:
+        if item.kind in "cg" and item.body is not None:
+            self._inbox.deliver(item, item.body, age)
+        elif item.kind in "CG" and blob is not None:
+            self._inbox.deliver(item, blob, age)
+        else:
+            self._inbox.control(item, sender, age)
+
+    def _fetch(self, frame: Frame) -> None:
+        """Ask for a large message's body; that sender's stream waits for it."""
+        wire = self.wire
+        if wire is None:
+            return
+
+        def reply(rows: Rows, error: Exception | None) -> None:
+            with self._tenure.lock:
+                superseded = not self._tenure.current or self.wire is not wire
+                if superseded or isinstance(error, WireLost):
+                    return  # the next connection reads it again: the watermark has not moved
+                if error is not None:
+                    # Rights that were lost, or a passing trouble: the message may still be there.
+                    self.on_refused(error)
+                    return
+                blob = rows[0][0] if rows else None
+                if blob is None:
+                    self._warn("blob", "A large message expired before it was read")
+                    self._inbox.health.drop("expired")
+                self._drain(frame.sender, blob)
+
+        wire.submit(statements.BLOB, (frame.sender, frame.number), reply)
+
+    def _drain(self, sender: int, blob: bytes | None) -> None:
+        """A large message's body is here, or lost: go on with the frames that waited for it."""
+        held, first = self._held[sender], True
+        while held.frames:
+            frame, age, epoch = held.frames[0]
+            flushed = epoch < self._identity.epoch
+            if flushed or (first and blob is None):
+                self._marks.advance(frame.sender, frame.number)
+            elif not self._handle(frame, age, blob if first else None):
+                self._fetch(frame)
+                return
+            first = False
+            held.size -= len(frame.items)
+            held.frames.popleft()
+        if held.overflowed:
+            self.on_overflow()
+        else:
+            del self._held[sender]
+
+
+def _ignore(_payload: bytes) -> None:
+    pass
+
+
+def _ignore_error(_error: Exception) -> None:
+    pass
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,288 @@
+"""Messages that have arrived in this process and wait for their receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from channels_pg_secrets.layer.full_channels import FullChannels
+from channels_pg_secrets.layer.health import Health
+from channels_pg_secrets.layer.wakeup import Wakeups
+
+#: Bytes of all messages waiting in one process; beyond it everything counts as full.
+MAX_BYTES = 256 * 1024 * 1024
+
+
+#: When a message expires on the monotonic clock, and the message.
+Entry = tuple[float, bytes]
+
+
+class Mailbox:
+    """One channel's messages and those who wait for them."""
+
+    __slots__ = ("capacity", "full", "messages", "waiters")
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        #: Oldest first; None until a message has to wait.
+        self.messages: deque[Entry] | None = None
+        #: Their result is a message, or None: look into the mailbox.
+        self.waiters: list[asyncio.Future[Entry | None]] = []
+        #: It reached its capacity, and has not fallen to half of it since.
+        self.full = False
+
+
+class Mailboxes:
+    """The mailboxes of one process. Safe from any thread and any event loop.
+
+    A receiver that waits in the loop that delivers is handed the message; if it is cancelled before
+    its turn, or its loop stands still, the message is put back. One in another loop is only woken.
+
+    Other processes are told of channels that are full: ``kick`` is called when there is something
+    to be written.
+    """
+
+    def __init__(
+        self,
+        capacity_of: Callable[[str], int],
+        expiry: float,
+        kick: Callable[[], None],
+        health: Health,
+    ) -> None:
+        self.full = FullChannels(kick)
+        self._capacity_of = capacity_of
+        self._expiry = expiry
+        self._health = health
+        self._boxes: dict[str, Mailbox] = {}
+        #: Those who were handed a message and have not had their turn, and its channel.
+        self._handed: dict[asyncio.Future[Entry | None], str] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def put(self, channel: str, message: bytes, age: float = 0.0) -> bool:
+        """Add one message that is ``age`` seconds old; False when the channel is at capacity."""
+        return not self.deliver((channel,), message, age)
+
+    def deliver(self, channels: Iterable[str], message: bytes, age: float = 0.0) -> list[str]:
+        """Add one message to each channel; return those that are at capacity."""
+        now = time.monotonic()
+        entry = (now + self._expiry - age, message)
+        if age >= self._expiry:
+            for _ in channels:
+                self._health.drop("expired")
+            return []
+        full: list[str] = []
+        wakeups: Wakeups | None = None
+        boxes = self._boxes
+        with self._lock:
+            for channel in channels:
+                box = boxes.get(channel) or self._open(channel)
+                if box.messages:
+                    self._drop_expired(channel, box, now)
+                woken: bool | None = None
+                if box.waiters:
+                    wakeups = wakeups or Wakeups()
+                    woken = self._wake(channel, box, entry, wakeups)
+                    if woken is False:
+                        continue
+                if not self._add(channel, box, entry, woken=bool(woken)):
+                    full.append(channel)
+        if wakeups is not None:
+            wakeups.run()
+        if self.full.changed:
+            self.full.tell()
+        return full
+
+    def take(self, channel: str) -> bytes | None:
+        """Return the next message of a channel, if there is one."""
+        box = self._boxes.get(channel)
+        if box is None or not box.messages:
+            return None
+        with self._lock:
+            message = self._take(channel, box)
+        if self.full.changed:
+            self.full.tell()
+        return message
+
+    async def get(self, channel: str) -> bytes:
+        """Wait for the next message of a channel and take it."""
+        while True:
+            with self._lock:
+                box = self._boxes.get(channel) or self._open(channel)
+                message = self._take(channel, box) if box.messages else None
+                if message is None:
+                    waiter: asyncio.Future[Entry | None]
+                    waiter = asyncio.get_running_loop().create_future()
+                    box.waiters.append(waiter)
+            if self.full.changed:
+                self.full.tell()
+            if message is not None:
+                return message
+            try:
+                entry = await waiter
+            except BaseException:
+                # Cancelled, or closed as a coroutine: what it was handed must not go with it.
+                self._leave(channel, waiter)
+                raise
+            if entry is not None and self._handed.pop(waiter, None) is not None:
+                return entry[1]
+
+    def __len__(self) -> int:
+        return len(self._boxes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all messages that wait."""
+        return self._bytes
+
+    def waiters(self) -> Iterator[asyncio.Future[Entry | None]]:
+        """Everyone who waits for a message and is not cancelled."""
+        with self._lock:
+            found = [waiter for box in self._boxes.values() for waiter in box.waiters]
+        return (waiter for waiter in found if not waiter.done())
+
+    def awaited_in(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Somebody waits for a message in this loop."""
+        with self._lock:
+            return any(
+                waiter.get_loop() is loop and not waiter.done()
+                for box in self._boxes.values()
+                for waiter in box.waiters
+            )
+
+    def reclaim(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Put back what was handed to receivers in a loop that stands still or is closed."""
+        wakeups = Wakeups()
+        with self._lock:
+            for waiter, channel in reversed(self._handed.copy().items()):
+                if waiter.get_loop() is not loop or self._handed.pop(waiter, None) is None:
+                    continue
+                box = self._boxes.get(channel) or self._open(channel)
+                self._put_back(box, waiter.result())
+                self._wake(channel, box, None, wakeups)
+        wakeups.run()
+
+    def sweep(self) -> None:
+        """Drop what has expired, and the mailboxes that are left with nothing."""
+        for loop in {waiter.get_loop() for waiter in self._handed.copy()}:
+            if loop.is_closed():
+                self.reclaim(loop)
+        now = time.monotonic()
+        with self._lock:
+            for channel in list(self._boxes):
+                box = self._boxes[channel]
+                if box.messages:
+                    self._drop_expired(channel, box, now)
+                # Those of a loop closed without cancelling them can never leave by themselves.
+                box.waiters = [w for w in box.waiters if not w.get_loop().is_closed()]
+                self._forget_if_empty(channel, box)
+        self.full.tell()
+
+    def clear(self) -> None:
+        """Drop all messages; those who wait go on waiting."""
+        with self._lock:
+            for channel in list(self._boxes):
+                box = self._boxes[channel]
+                box.messages, box.full = None, False
+                self._forget_if_empty(channel, box)
+            self._bytes = 0
+            self.full.clear()
+        self.full.tell()
+
+    def _open(self, channel: str) -> Mailbox:
+        box = self._boxes[channel] = Mailbox(self._capacity_of(channel))
+        return box
+
+    def _add(self, channel: str, box: Mailbox, entry: Entry, *, woken: bool) -> bool:
+        messages = box.messages
+        if messages is None:
+            messages = box.messages = deque()
+        fits = len(messages) < box.capacity
+        if fits and self._bytes + len(entry[1]) > MAX_BYTES:
+            return False
+        if fits:
+            self._bytes += len(entry[1])
+            messages.append(entry)
+        # Not where somebody takes it at once: with a small capacity that is the usual case.
+        if len(messages) >= box.capacity and not (box.full or (woken and fits)):
+            box.full = True
+            self.full.add(channel)
+        return fits
+
+    def _take(self, channel: str, box: Mailbox) -> bytes | None:
+        messages = box.messages
+        if messages:
+            self._drop_expired(channel, box, time.monotonic())
+        if not messages:
+            return None
+        _, message = messages.popleft()
+        self._bytes -= len(message)
+        if box.full:
+            self._relieve(channel, box)
+        return message
+
+    def _wake(
+        self, channel: str, box: Mailbox, entry: Entry | None, wakeups: Wakeups
+    ) -> bool | None:
+        """Serve whoever has waited longest, and say whether they will look into the mailbox.
+
+        False: they were handed the entry. None: nobody waits.
+        """
+        while box.waiters:
+            waiter = box.waiters.pop(0)
+            if waiter.done():
+                continue
+            if not wakeups.is_here(waiter):
+                if wakeups.add(waiter):
+                    return True
+            elif box.messages:
+                waiter.set_result(None)  # what came before is for them
+                return True
+            else:
+                waiter.set_result(entry)
+                self._handed[waiter] = channel
+                return False
+        return None
+
+    def _leave(self, channel: str, waiter: asyncio.Future[Entry | None]) -> None:
+        """A receiver was cancelled: what it was handed goes back, and the next one is woken."""
+        wakeups = Wakeups()
+        with self._lock:
+            box = self._boxes.get(channel) or self._open(channel)
+            if waiter in box.waiters:
+                box.waiters.remove(waiter)
+            if self._handed.pop(waiter, None) is not None:
+                self._put_back(box, waiter.result())
+            if box.messages:
+                self._wake(channel, box, None, wakeups)
+        wakeups.run()
+
+    def _put_back(self, box: Mailbox, entry: Entry | None) -> None:
+        assert entry is not None  # noqa: S101  (it was handed over)
+        if box.messages is None:
+            box.messages = deque()
+        box.messages.appendleft(entry)
+        self._bytes += len(entry[1])
+
+    def _drop_expired(self, channel: str, box: Mailbox, now: float) -> None:
+        messages = box.messages
+        while messages and messages[0][0] <= now:
+            self._bytes -= len(messages.popleft()[1])
+            self._health.drop("expired")
+        if box.full:
+            self._relieve(channel, box)
+
+    def _relieve(self, channel: str, box: Mailbox) -> None:
+        # At half, not one below: or each message taken and put would be told to all.
+        if len(box.messages or ()) <= box.capacity // 2:
+            box.full = False
+            self.full.discard(channel)
+
+    def _forget_if_empty(self, channel: str, box: Mailbox) -> None:
+        if not box.messages and not box.waiters:
+            del self._boxes[channel]
+            if box.full:  # with a capacity of nothing
+                self.full.discard(channel)

@@ -1,0 +1,442 @@
+"""Keeps a node's two connections: opens, replaces and watches them.
+
+One rule for everything: a link whose connection is missing, ended, of an old generation or too old
+is opened anew, and the new connection takes over from the old one before that is closed. So a
+rotation, a reconnect and a new home loop are one procedure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from channels_pg_secrets.errors import LayerMisconfigured
+from channels_pg_secrets.layer import statements
+from channels_pg_secrets.layer.listener import Listener
+from channels_pg_secrets.layer.publisher import (
+    TRANSIENT,
+    MembershipJob,
+    Publisher,
+    not_granted,
+    not_installed,
+)
+from channels_pg_secrets.layer.wire import Rows, Wire, WireLost
+from channels_pg_secrets.timeouts import timeout
+from pg_secrets.connect import LoginRejected
+from pg_secrets.errors import AdapterMisconfigured, AdapterNotInstalled, CredentialsError
+
+if TYPE_CHECKING:
+    from channels_pg_secrets.engines.connection import OpenedConnection
+    from channels_pg_secrets.layer.node import Node
+    from channels_pg_secrets.layer.tenure import Tenure
+
+logger = logging.getLogger("channels_pg_secrets.layer")
+
+#: Seconds between looks at the connections when nothing happens.
+TICK = 0.25
+#: Seconds between heartbeats, and after how many a node counts as gone (design: SIGSTOP for half a
+#: minute must not cost a process its memberships).
+HEARTBEAT = 5.0
+STALE = 45.0
+#: Seconds a request may go unanswered before the connection is given up.
+ANSWER_TIMEOUT = 10.0
+#: Seconds a connection lives at most, whatever the lease.
+MAX_AGE = 3600.0
+#: Seconds between attempts to connect: the first, and the longest.
+FIRST_DELAY, LAST_DELAY = 0.05, 0.5
+#: Errors that waiting does not mend: whoever waits is told at once.
+_PERMANENT = (LayerMisconfigured, AdapterMisconfigured, AdapterNotInstalled)
+
+
+@dataclass(eq=False)
+class Link:
+    """One of the two connections: which it is, and when to try again."""
+
+    name: str
+    wire: Wire | None = None
+    task: asyncio.Task[None] | None = None
+    max_age: float = MAX_AGE
+    replace: bool = False
+    retry_at: float = 0.0
+    failures: int = 0
+    #: The credentials' generation when a login was refused, if that is why it is waited.
+    refused: int | None = None
+
+    @property
+    def up(self) -> bool:
+        """The connection is there."""
+        return self.wire is not None and self.wire.lost is None
+
+
+class Supervisor:
+    """Runs on the home loop for as long as that is home."""
+
+    def __init__(self, node: Node, tenure: Tenure) -> None:
+        self.publisher = Publisher(node.identity, node.jobs, tenure)
+        self.listener = Listener(node.identity, node.marks, node.inbox, tenure)
+        self.ticked = time.monotonic()
+        #: The connections were given back.
+        self.released = False
+        self._node = node
+        self._engine = node.engine
+        self._tenure = tenure
+        self._publishing = Link("publisher")
+        self._listening = Link("listener")
+        self._links = (self._publishing, self._listening)
+        self._wake = asyncio.Event()
+        self._next_heartbeat = 0.0
+        #: Young sessions in a row that had no rights.
+        self._refusals = 0
+        self._registering: asyncio.Task[None] | None = None
+        #: The tables hold the node, and its memberships, as far as is known.
+        self._entered = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.publisher.on_unknown = self._register_again
+        self.publisher.on_rights_lost = self._rights_lost
+        self.listener.on_refused = self._unread
+        self.listener.on_overflow = self._reread
+
+    @property
+    def connected(self) -> list[str]:
+        """The links that are up."""
+        return [link.name for link in self._links if link.up]
+
+    async def run(self) -> None:
+        """Keep the connections until cancelled, or until another home has taken over."""
+        source = self._engine.source
+        unsubscribe = source.subscribe(lambda _event: self.wake()) if source else None
+        try:
+            while self._tenure.current:
+                self._look()
+                await self._pause()
+        finally:
+            if unsubscribe is not None:
+                unsubscribe()
+            self._close()
+
+    def wake(self) -> None:
+        """Look at the connections soon. Any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._wake.set)
+        except RuntimeError:
+            return  # the loop is closed; the next use of the layer finds another home
+
+    async def _pause(self) -> None:
+        # Not wait_for: before Python 3.12 it swallows a cancellation that meets a result, and
+        # asyncio.run would then wait for this task for ever.
+        timer = self._loop.call_later(TICK, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+        self._wake.clear()
+
+    def _look(self) -> None:
+        self.ticked = now = time.monotonic()
+        for link in self._links:
+            if link.wire is not None and link.wire.overdue(ANSWER_TIMEOUT):
+                link.wire.abandon(WireLost(f"no answer within {ANSWER_TIMEOUT:g} seconds"))
+            due = now >= link.retry_at or self._has_another_login(link)
+            if link.task is None and due and self._wanted(link):
+                link.task = self._loop.create_task(self._open(link))
+                link.task.add_done_callback(self._opened(link))
+        if now >= self._next_heartbeat:
+            self._next_heartbeat = now + HEARTBEAT
+            self._heartbeat()
+        self._node.expire_waiters()
+        self._node.health.send()
+
+    def _wanted(self, link: Link) -> bool:
+        """The link needs another connection."""
+        if not link.up or link.replace:
+            return True
+        assert link.wire is not None  # noqa: S101  (it is up)
+        opened, source = link.wire.opened, self._engine.source
+        if source is not None and source.generation > opened.generation:
+            return True
+        return time.monotonic() - opened.opened_at > link.max_age
+
+    def _has_another_login(self, link: Link) -> bool:
+        """What the server refused is left alone for a while; what has come since need not be."""
+        source = self._engine.source
+        return source is not None and link.refused is not None and source.generation > link.refused
+
+    def _opened(self, link: Link) -> Callable[[asyncio.Task[None]], None]:
+        def done(task: asyncio.Task[None]) -> None:
+            link.task = None
+            if not task.cancelled():
+                self._wake.set()
+
+        return done
+
+    async def _open(self, link: Link) -> None:
+        was_up = link.up
+        link.replace = False
+        link.refused = None
+        try:
+            opened = await self._engine.open_connection(listener=link is self._listening)
+            if not self._tenure.current:
+                # Cancelled, and the driver swallowed it: before Python 3.12 its wait_for may.
+                opened.release()
+                return
+            await self._take(link, opened)
+        except Exception as error:  # noqa: BLE001  (whatever an engine raises, try again later)
+            self._failed(link, error)
+            return
+        lease = opened.credentials.lease if opened.credentials else None
+        age = min(MAX_AGE, 0.9 * lease.duration) if lease and lease.duration else MAX_AGE
+        link.max_age = age * random.uniform(0.9, 1.0)  # noqa: S311
+        link.failures = 0
+        self._node.connected(link.name, generation=opened.generation, moved=was_up)
+
+    async def _take(self, link: Link, opened: OpenedConnection) -> None:
+        """Put a connection that was just opened to use; if that fails, give it back."""
+        wire: Wire | None = None
+        try:
+            wire = Wire(opened)
+            wire.on_lost = self._lost(link, wire)
+            async with timeout(ANSWER_TIMEOUT):
+                await self._hand_over(link, wire)
+        except BaseException as error:
+            # Whatever it was, a cancellation included: nobody else knows this connection.
+            if wire is not None:
+                wire.close()
+            opened.release()
+            if isinstance(error, asyncio.TimeoutError):
+                text = f"no hand-over within {ANSWER_TIMEOUT:g} seconds"
+                raise psycopg.OperationalError(text) from None
+            raise
+
+    async def _hand_over(self, link: Link, wire: Wire) -> None:
+        await wire.call(statements.PROBE)
+        if link is self._publishing:
+            await self._take_over_publisher(wire)
+        else:
+            await self._take_over_listener(wire)
+
+    async def _take_over_listener(self, wire: Wire) -> None:
+        link = self._listening
+        old = self.listener.wire
+        # What came while the tables did not know us lies there without an announcement: whoever
+        # listened before it was all there would take what comes later for everything.
+        await self._entered.wait()
+        try:
+            await self.listener.take_over(wire)
+        finally:
+            if self.listener.wire is wire:
+                link.wire = wire
+                # Announcements are not kept: what came before LISTEN is to be asked for.
+                self._next_heartbeat = 0.0
+                if old is not None:
+                    old.close()
+
+    async def _take_over_publisher(self, wire: Wire) -> None:
+        self.publisher.hold()
+        try:
+            await self._between_statements()
+            await self._register(wire)
+            old = self.publisher.use(wire)
+            self._publishing.wire = wire
+            if old is not None:
+                old.close()
+        finally:
+            if self.publisher.wire is not None:
+                self.publisher.release()
+
+    async def _between_statements(self) -> None:
+        """Wait for the answer to the statement in flight; what is late counts as in doubt."""
+        try:
+            async with timeout(ANSWER_TIMEOUT / 2):
+                await self.publisher.settled.wait()
+        except asyncio.TimeoutError:
+            if self.publisher.wire is not None:
+                self.publisher.wire.abandon(WireLost("no answer before the hand-over"))
+
+    async def _register(self, wire: Wire) -> None:
+        """Enter the node table, or find our entry; then make good whatever was lost."""
+        node, identity = self._node, self._node.identity
+        rows = await wire.call(statements.REGISTER, *node.registration())
+        incarnation, known, epoch = rows[0]
+        entered = identity.incarnation != 0
+        emptied = entered and identity.incarnation != incarnation
+        with self._tenure.lock:
+            if not self._tenure.current:
+                return
+            node.registered(incarnation, known=known, epoch=epoch, emptied=emptied)
+            # Not undone by a connection that ends here: the next one is known, and has to go on.
+            identity.caught_up = identity.caught_up and (known or not entered)
+        if not identity.caught_up:
+            # What was sent before is to be read again, if it is still there.
+            self.listener.pause()
+            self._listening.replace = self._listening.up
+            await self._write_memberships(wire)
+            await wire.call(statements.CATCH_UP, identity.prefix, identity.node)
+            identity.caught_up = True
+        self._entered.set()
+
+    async def _write_memberships(self, wire: Wire) -> None:
+        """Write the groups of a node that the tables had lost, before anybody listens for it."""
+        job = MembershipJob(self._node.memberships)
+        while self._tenure.current and job.waiting:
+            call = job.next_call(self._node.identity)
+            if call is None:
+                return
+            try:
+                rows = await wire.call(call.statement, *call.values)
+            except BaseException:
+                # A cancellation included: the next home has to write them again.
+                call.in_doubt()
+                raise
+            if not call.done(rows):
+                call.in_doubt()
+                raise WireLost("the tables were emptied again")
+
+    def _register_again(self) -> None:
+        """The tables do not know this node: it was silent for too long, or they were emptied."""
+        if self._registering is not None or self.publisher.wire is None:
+            return
+        wire = self.publisher.wire
+        self.publisher.hold()
+
+        async def register() -> None:
+            try:
+                await self._register(wire)
+                self.publisher.release()
+            except psycopg.Error as error:
+                wire.abandon(WireLost(str(error)))
+            finally:
+                self._registering = None
+
+        task = self._loop.create_task(register())
+        self._registering = None if task.done() else task  # done: an eager task factory
+
+    def _heartbeat(self) -> None:
+        self._node.sweep()
+        if self._publishing.up and self._registering is None and self._publishing.wire is not None:
+            values = (self._node.identity.node, STALE)
+            self._publishing.wire.submit(statements.HEARTBEAT, values, self._heard)
+        if self._listening.up and self._listening.wire is not None:
+            # Sessions outlive their role, and LISTEN goes on as if nothing had happened.
+            self._listening.wire.submit(statements.PROBE, (), self._probed)
+
+    def _heard(self, rows: Rows, error: Exception | None) -> None:
+        if error is not None:
+            self._refused(error)
+        elif not rows:
+            self._register_again()
+        else:
+            incarnation, epoch = rows[0]
+            if incarnation != self._node.identity.incarnation:
+                self._register_again()
+            else:
+                self._node.flushed(epoch)
+
+    def _probed(self, rows: Rows, error: Exception | None) -> None:
+        if error is not None:
+            self._refused(error)
+
+    def _refused(self, error: Exception) -> None:
+        state = getattr(error, "sqlstate", None) or ""
+        # A deadlock or a time-out of the sweep says nothing about the session.
+        if not isinstance(error, WireLost) and not state.startswith(TRANSIENT):
+            self._rights_lost(error)
+
+    def _unread(self, error: Exception) -> None:
+        """A large message was refused: the next session reads it again, since no mark has moved."""
+        state = getattr(error, "sqlstate", None) or ""
+        if not state.startswith(TRANSIENT):
+            self._rights_lost(error)
+        elif self._listening.wire is not None:
+            self._listening.retry_at = time.monotonic() + LAST_DELAY * random.uniform(0.5, 1.0)  # noqa: S311
+            self._listening.wire.abandon(WireLost(str(error)))
+
+    def _reread(self) -> None:
+        """Frames were dropped for want of room; another connection reads their rows."""
+        self._listening.replace = True
+        self._wake.set()
+
+    def _rights_lost(self, error: Exception) -> None:
+        """The role was dropped or lost its rights: the store may already have another."""
+        state = getattr(error, "sqlstate", None)
+        source = self._engine.source
+        now = time.monotonic()
+        opened = [link.wire.opened.opened_at for link in self._links if link.wire and link.up]
+        # A grant that is missing is missing on the next session too.
+        young = any(now - at < HEARTBEAT for at in opened)
+        self._refusals = self._refusals + 1 if young else 0
+        delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(self._refusals, 20)) if young else 0.0
+        for link in self._links:
+            if link.wire is not None and link.up:
+                link.retry_at = now + delay * random.uniform(0.5, 1.0)  # noqa: S311
+                if source is not None and link.wire.opened.credentials is not None:
+                    source.rejected(link.wire.opened.credentials, state)
+                link.wire.abandon(WireLost(str(error)))
+
+    def _lost(self, link: Link, wire: Wire) -> Callable[[Exception], None]:
+        def lost(error: Exception) -> None:
+            wire.opened.release()
+            if link.wire is wire:
+                if link is self._publishing:
+                    self._entered.clear()
+                self._node.disconnected(link.name, error)
+                self._wake.set()
+
+        return lost
+
+    def _failed(self, link: Link, error: Exception) -> None:
+        now = time.monotonic()
+        delay = min(LAST_DELAY, FIRST_DELAY * 2**link.failures)
+        link.failures = min(link.failures + 1, 20)
+        if isinstance(error, LoginRejected) and error.retry_after:
+            delay = max(delay, error.retry_after)
+            link.refused = self._engine.source.generation if self._engine.source else None
+        link.retry_at = now + delay * random.uniform(0.5, 1.0)  # noqa: S311
+        link.replace = link.up  # what it was to be replaced for has not changed
+        reason = _explained(error)
+        self._node.unreachable(link.name, reason, permanent=isinstance(reason, _PERMANENT))
+        expected = (psycopg.Error, CredentialsError, OSError, *_PERMANENT)
+        if link.failures == 1 and not isinstance(error, expected):
+            logger.error("The %s could not be connected", link.name, exc_info=error)
+
+    def cut(self) -> None:
+        """End the sessions of a loop that stands still, as the network might. Any thread."""
+        for link in self._links:
+            if link.wire is not None:
+                link.wire.cut()
+
+    def release(self) -> None:
+        """Give the connections back at once."""
+        self.released = True
+        for link in self._links:
+            if link.wire is not None:
+                link.wire.on_lost = _ignore
+                link.wire.abandon(WireLost("the home loop has ended"))
+                link.wire.opened.release()
+
+    def _close(self) -> None:
+        for link in self._links:
+            if link.task is not None:
+                link.task.cancel()
+        self.release()
+        if self._registering is not None:
+            self._registering.cancel()
+
+
+def _explained(error: Exception) -> Exception:
+    state = getattr(error, "sqlstate", None) or ""
+    if state in ("42883", "42P01", "3F000"):
+        return not_installed(error)
+    if state == "42501":
+        return not_granted(error)
+    return error
+
+
+def _ignore(_error: Exception) -> None:
+    pass

@@ -1,0 +1,146 @@
+"""What a layer on NOTIFY cannot undercut: psycopg and PostgreSQL with nothing in between."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections import deque
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import psycopg
+from psycopg import pq
+
+_PROBE = "probe"
+
+
+class BareNotify:
+    """Sends a text by ``pg_notify`` and waits for it with ``notifies()``; no layer, no encoding.
+
+    One connection sends and one listens, as in any layer. It stands in for a layer in the
+    workloads that only send to and receive from one channel.
+    """
+
+    def __init__(self, database: dict[str, Any]) -> None:
+        self._params = _params(database)
+        self._sender: psycopg.AsyncConnection[Any] | None = None
+        self._notifies: AsyncGenerator[psycopg.Notify, None] | None = None
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Listen on a new channel; one for each process."""
+        name = f"floor_{uuid.uuid4().hex}"
+        listener = await psycopg.AsyncConnection.connect(**self._params, autocommit=True)
+        await listener.execute(f'LISTEN "{name}"')
+        self._notifies = listener.notifies()
+        return name
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        """Notify with the message's padding, which makes up most of its bytes."""
+        if self._sender is None:
+            self._sender = await psycopg.AsyncConnection.connect(**self._params, autocommit=True)
+        padding = message["padding"] or _PROBE
+        await self._sender.execute("SELECT pg_notify(%s, %s)", (channel, padding))
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next notification."""
+        assert self._notifies is not None
+        payload = (await self._notifies.__anext__()).payload
+        return {"padding": payload} if payload != _PROBE else {"padding": "", "probe": True}
+
+
+class BareRow:
+    """The same with a row for each message, and libpq driven directly: no layer, no encoding.
+
+    A message that must survive a lost connection is written down somewhere; this is the least that
+    takes on PostgreSQL: one prepared statement that inserts it and notifies, no function, no HMAC.
+    """
+
+    def __init__(self, database: dict[str, Any]) -> None:
+        self._params = _params(database)
+        self._sender: pq.abc.PGconn | None = None
+        self._numbers = itertools.count()
+        self._sent: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._payloads: deque[str] = deque()
+        self._open: list[psycopg.Connection[Any]] = []
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Listen on a new channel; one for each process."""
+        name = f"floor_{uuid.uuid4().hex}"
+        connection = self._connect()
+        connection.execute(f'LISTEN "{name}"')
+        self._watch(connection.pgconn, self._heard)
+        return name
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        """Write the message's padding down and notify with it."""
+        if self._sender is None:
+            self._sender = self._prepared()
+        number = str(next(self._numbers)).encode()
+        payload = (message["padding"] or _PROBE).encode()
+        self._sent = asyncio.get_running_loop().create_future()
+        self._sender.send_query_prepared(b"send", [channel.encode(), number, payload])
+        self._sender.flush()
+        await self._sent
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next notification."""
+        if not self._payloads:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        payload = self._payloads.popleft()
+        return {"padding": payload} if payload != _PROBE else {"padding": "", "probe": True}
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        connection = psycopg.connect(**self._params, autocommit=True)
+        self._open.append(connection)
+        return connection
+
+    def _prepared(self) -> pq.abc.PGconn:
+        connection = self._connect()
+        connection.execute("SELECT pg_advisory_lock(1)")
+        connection.execute(
+            "CREATE UNLOGGED TABLE IF NOT EXISTS floor_row"
+            " (channel text, number bigint, body text, PRIMARY KEY (channel, number))"
+        )
+        connection.execute("SELECT pg_advisory_unlock(1)")
+        connection.pgconn.prepare(
+            b"send",
+            b"WITH written AS (INSERT INTO floor_row VALUES ($1, $2::bigint, $3))"
+            b" SELECT pg_notify($1, $3)",
+        )
+        self._watch(connection.pgconn, self._answered)
+        return connection.pgconn
+
+    @staticmethod
+    def _watch(pgconn: pq.abc.PGconn, readable: Any) -> None:
+        pgconn.nonblocking = 1
+        asyncio.get_running_loop().add_reader(pgconn.socket, readable, pgconn)
+
+    def _answered(self, pgconn: pq.abc.PGconn) -> None:
+        pgconn.consume_input()
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:
+                break
+            assert result.status == pq.ExecStatus.TUPLES_OK, result.error_message
+            if self._sent is not None and not self._sent.done():
+                self._sent.set_result(None)
+
+    def _heard(self, pgconn: pq.abc.PGconn) -> None:
+        pgconn.consume_input()
+        while (notification := pgconn.notifies()) is not None:
+            self._payloads.append(notification.extra.decode())
+        if self._payloads and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _params(database: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "dbname": database["NAME"],
+        "host": database["HOST"],
+        "port": database["PORT"],
+        "user": database["USER"],
+        "password": database["PASSWORD"],
+    }

@@ -1,0 +1,172 @@
+"""The benchmarks count what they measure and report what fails; none of this looks at the time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from channels.layers import InMemoryChannelLayer
+
+# At the end: what is installed is what is tested.
+sys.path.append(str(Path(__file__).parents[2]))
+
+from tests.benchmarks import contenders, report
+from tests.benchmarks.floors import BareNotify
+from tests.benchmarks.goals import GOALS, judge
+from tests.benchmarks.run import Contestant, contest
+from tests.benchmarks.scale import TINY
+from tests.benchmarks.team import Together
+from tests.benchmarks.worker import Worker
+from tests.benchmarks.workload import Workload
+from tests.benchmarks.workloads.catalogue import ALL, POINTS, chosen
+
+COMPARE = Path(__file__).with_name("compare.py")
+#: Those that ask no server for anything.
+WITHOUT_SERVERS = [
+    kind
+    for kind in ALL
+    if kind.__name__ not in ("Rotation", "Connections", "Tables", "ManyProcesses", "Connected")
+]
+
+
+class LosesSome(InMemoryChannelLayer):  # type: ignore[misc]  # Channels is untyped
+    """Drops each tenth message of those it was given."""
+
+    given = 0
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        self.given += "probe" not in message
+        if self.given % 10 != 9:
+            await super().send(channel, message)
+
+
+class RepeatsSome(InMemoryChannelLayer):  # type: ignore[misc]  # Channels is untyped
+    """Delivers every message twice."""
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        await super().send(channel, message)
+        await super().send(channel, message)
+
+
+def results(kind: type[Workload], layer: InMemoryChannelLayer) -> list[dict[str, Any]]:
+    """Return the rows of a workload, done within this process by one layer for all workers."""
+
+    def team(workload: Workload) -> Together:
+        return Together([Worker(lambda: layer, 0.01, 0.2) for _ in range(workload.processes)])
+
+    contestant = Contestant(kind("memory", None, TINY), None)
+    points = [point for point in kind.points if not point.extra]
+    return asyncio.run(contest([contestant], points, TINY, team, lambda text: None))
+
+
+@pytest.mark.parametrize("kind", WITHOUT_SERVERS, ids=lambda kind: kind.__name__)
+def test_every_workload_gives_figures(kind: type[Workload]) -> None:
+    """A layer that does the work gets a figure for each repetition, with its median between."""
+    rows = results(kind, InMemoryChannelLayer(capacity=contenders.CAPACITY))
+    assert rows
+    for row in rows:
+        assert "reason" not in row
+        assert len(row["values"]) == TINY.repetitions
+        low, high = row["spread"]
+        assert 0 <= low <= row["median"] <= high
+        assert row["median"] > 0 or row["unit"] == "connections"
+
+
+@pytest.mark.parametrize("row_id", ["senders_50", "large_100k"])
+@pytest.mark.parametrize(("layer", "why"), [(LosesSome, "lost"), (RepeatsSome, "more than")])
+def test_a_layer_that_loses_or_repeats_messages_fails(row_id: str, layer: Any, why: str) -> None:
+    """A layer that loses or repeats a message gets no figure, and the reason is said."""
+    (kind,) = chosen([row_id])
+    (row,) = results(kind, layer(capacity=contenders.CAPACITY))
+    assert row["median"] is None
+    assert row["reason"].startswith("failed: ")
+    assert why in row["reason"]
+
+
+async def test_a_record_tells_lost_from_duplicated() -> None:
+    """What is kept of a stream counts the lost, the duplicated and those out of order."""
+    layer = InMemoryChannelLayer(capacity=contenders.CAPACITY)
+    worker = Worker(lambda: layer, 0.01, 0.05)
+    channel = (await worker("collect"))["channel"]
+    for number in (0, 1, 1, 4, 3):
+        await layer.send(channel, {"type": "test", "number": number, "due": 0.0})
+    found = await worker("collected", sent=6)
+    assert (found["lost"], found["duplicated"], found["out_of_order"]) == (2, 1, 1)
+    await worker("stop")
+
+
+def test_the_report_of_a_run_has_the_promised_shape(tmp_path: Path) -> None:
+    """One command measures in real processes, and writes the rows that others rely on."""
+    file = tmp_path / "figures.json"
+    command = [sys.executable, str(COMPARE), "--tiny", "--json", str(file)]
+    command += ["--peers", "memory,floor", "--workloads", "ping_pong,in_process,fanout_1000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert {"machine", "date", "versions", "rows", "command"} <= set(found)
+    rows = {(row["workload"], row["layer"]): row for row in found["rows"]}
+    for layer in ("channels_pg_secrets", "floor"):
+        row = rows["ping_pong", layer]
+        assert row["unit"] == "us"
+        assert row["spread"][0] <= row["median"] <= row["spread"][1]
+        assert row["per_message"]["cpu_us"] > 0
+    assert rows["in_process", "memory"]["median"] > 0
+    assert rows["fanout_1000", "channels_pg_secrets"]["median"] > 0
+    # Who cannot do it is there, with the reason.
+    assert rows["ping_pong", "memory"]["median"] is None
+    assert rows["ping_pong", "memory"]["reason"].startswith("cannot: ")
+    assert "| `ping_pong`, µs |" in done.stdout
+
+
+def test_there_is_a_workload_for_each_goal() -> None:
+    """Each goal is about rows that some workload gives."""
+    for goal in GOALS:
+        assert goal.workload in POINTS
+        assert goal.absolute or goal.against[0] in POINTS
+
+
+def test_goals_are_judged_by_ratio_and_by_the_worst() -> None:
+    """A ratio is taken of medians; of what must never happen one repetition is enough."""
+    rows: list[dict[str, Any]] = [
+        {"workload": "ping_pong", "layer": "channels_pg_secrets", "median": 90.0},
+        {"workload": "ping_pong", "layer": "floor", "median": 100.0},
+        {"workload": "ping_pong", "layer": "channels_redis", "median": 100.0},
+        {"workload": "ping_pong", "layer": "channels_redis_pubsub", "median": None},
+        {"workload": "rotation_lost", "layer": "channels_pg_secrets", "median": 0},
+        {"workload": "tables", "layer": "channels_pg_secrets", "median": None},
+    ]
+    for row in rows:
+        row["spread"] = [row["median"], 1.0]
+    said = {(verdict.goal.workload, verdict.goal.layer): verdict.reached for verdict in judge(rows)}
+    assert said["ping_pong", "floor"] is True
+    assert said["ping_pong", "channels_redis"] is False
+    assert said["ping_pong", "channels_redis_pubsub"] is None
+    assert said["rotation_lost", None] is False
+    assert said["tables", None] is False
+
+
+def test_a_workload_that_is_not_there_is_named() -> None:
+    """A mistyped workload is an error that names those there are."""
+    with pytest.raises(ValueError, match=r"no workload pingpong; there are ping_pong, "):
+        chosen(["pingpong"])
+
+
+def test_tables_show_medians_with_their_spread() -> None:
+    """A figure stands in the table with its spread, and a missing one with the reason's kind."""
+    rows: list[dict[str, Any]] = [
+        {"workload": "ping_pong", "layer": "a", "median": 1234.0, "spread": [1000.0, 2000.0]},
+        {"workload": "ping_pong", "layer": "b", "median": None, "reason": "cannot: for a reason"},
+    ]
+    last = report.figures(rows).splitlines()[-1]
+    assert last == "| `ping_pong`, µs | 1,234 (1,000–2,000) | cannot |"
+
+
+def test_the_floor_is_only_asked_for_what_it_can_do() -> None:
+    """The floor stands in for a layer in the workloads with one channel in each process."""
+    assert {kind.__name__ for kind in ALL if kind.floor} == {"PingPong", "PingPongBusy"}
+    assert not hasattr(BareNotify, "group_send")

@@ -1,0 +1,73 @@
+"""How much goes through in a second."""
+
+from __future__ import annotations
+
+import time
+
+from tests.benchmarks.scale import Scale
+from tests.benchmarks.servers import Servers
+from tests.benchmarks.team import Team
+from tests.benchmarks.workload import Point, Reading, Workload
+
+#: Bytes of one repetition, at most: Redis drops a subscriber that is more than 8 MB behind for a
+#: minute, or 32 MB at any time.
+_MOST = 16_000_000
+
+
+class Stream(Workload):
+    """Messages to one channel of another process."""
+
+    def __init__(self, name: str, servers: Servers | None, scale: Scale) -> None:
+        super().__init__(name, servers, scale)
+        self._channel = ""
+        self._sent = 0
+
+    async def prepare(self, team: Team) -> None:
+        """One receiver in the other process, reached once."""
+        self._channel = (await team.ask(1, "count", channels=1))["channel"]
+        await self.reach(team, 0, [1], channel=self._channel)
+
+    async def _run(self, team: Team, senders: int, each: int, size: int) -> float:
+        """Return the messages received in a second."""
+        begun = time.perf_counter()
+        request = {"senders": senders, "each": each, "size": size}
+        await team.ask(0, "send", channel=self._channel, **request)
+        self._sent += senders * each
+        await team.ask(1, "wait", received=self._sent)
+        return senders * each / (time.perf_counter() - begun)
+
+
+class Senders50(Stream):
+    """Many at once, as in a busy web server."""
+
+    points = (
+        Point({"senders_50": "messages/s"}, "50 concurrent senders, another process receives"),
+    )
+
+    async def measure(self, team: Team, point: Point) -> Reading:
+        """50 tasks send, each awaiting one send after the other."""
+        each = self.scale.times(100)
+        return Reading({"senders_50": await self._run(team, 50, each, 200)}, 50 * each)
+
+
+def _size(row_id: str, size: int, *, extra: bool = True) -> Point:
+    what = f"messages of {size:,} bytes from 10 concurrent senders"
+    return Point({row_id: "messages/s"}, what, "bytes of a message", size, extra)
+
+
+class Sizes(Stream):
+    """What a message's size costs."""
+
+    points = (
+        _size("large_100", 100),
+        _size("large_1k", 1_000),
+        _size("large_10k", 10_000),
+        _size("large_100k", 100_000, extra=False),
+        _size("large_1m", 1_000_000),
+    )
+
+    async def measure(self, team: Team, point: Point) -> Reading:
+        """10 tasks send messages of this size."""
+        each = min(self.scale.times(100), _MOST // point.at // 10)
+        rate = await self._run(team, 10, each, point.at)
+        return Reading(dict.fromkeys(point.ids, rate), 10 * each)

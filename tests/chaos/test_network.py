@@ -1,0 +1,160 @@
+"""Faults between the processes and the database under load."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from channels_pg_secrets.layer.supervisor import ANSWER_TIMEOUT
+from pg_secrets.testing.proxy import FaultProxy
+from tests.chaos.load import Limits
+from tests.chaos.servers import PgBouncer
+
+if TYPE_CHECKING:
+    from tests.chaos.conftest import Chaos
+
+#: Seconds that a fault lasts which has an end of its own.
+LASTS = 0.7
+
+
+@pytest.fixture
+def proxies(chaos: Chaos) -> Iterator[dict[str, FaultProxy]]:
+    """Between each process and the server, one for each."""
+    with contextlib.ExitStack() as stack:
+        port = chaos.database.server.port
+        yield {name: stack.enter_context(FaultProxy(port)) for name in "abc"}
+
+
+def behind(chaos: Chaos, proxy: FaultProxy) -> Callable[[str], dict[str, Any]]:
+    """Return ``CONFIG`` for layers whose way to the server is the proxy."""
+    return lambda _name: chaos.config(PORT=proxy.port)
+
+
+async def test_connections_are_reset(chaos: Chaos, proxy: FaultProxy) -> None:
+    """All connections end with a TCP reset, of which the server does not hear."""
+
+    async def strike() -> None:
+        assert proxy.reset() >= 6
+
+    config = behind(chaos, proxy)
+    await chaos.suffer("TCP reset", strike, chaos.times(), config=config, limits=Limits(lines=5))
+
+
+@pytest.mark.long_form
+async def test_the_network_freezes(chaos: Chaos, proxy: FaultProxy) -> None:
+    """Nothing passes for a while, and nobody is told; then everything passes."""
+
+    async def strike() -> None:
+        proxy.hold()
+        await asyncio.sleep(LASTS)
+        proxy.release()
+
+    config = behind(chaos, proxy)
+    await chaos.suffer("freeze", strike, chaos.times(), config=config, limits=Limits(lines=1))
+
+
+async def test_connections_are_refused(chaos: Chaos, proxy: FaultProxy) -> None:
+    """All connections are reset, and no new ones taken for a while."""
+
+    async def strike() -> None:
+        proxy.refuse()
+        assert proxy.reset() >= 6
+        await asyncio.sleep(LASTS)
+        proxy.admit()
+
+    config = behind(chaos, proxy)
+    await chaos.suffer("refusal", strike, chaos.times(), config=config, limits=Limits(lines=6))
+
+
+@pytest.mark.long_form
+async def test_everything_is_late(chaos: Chaos, proxy: FaultProxy) -> None:
+    """For a while everything takes 200 ms, in each direction."""
+
+    async def strike() -> None:
+        proxy.latency = 0.2
+        await asyncio.sleep(2 * LASTS)
+        proxy.latency = 0.0
+
+    config = behind(chaos, proxy)
+    await chaos.suffer("latency of 200 ms", strike, chaos.times(), config=config)
+
+
+async def test_a_black_hole(chaos: Chaos, proxies: dict[str, FaultProxy]) -> None:
+    """Connections are silent for ever, and new ones for a while: they are given up in time."""
+
+    async def strike() -> None:
+        for proxy in proxies.values():
+            assert proxy.swallow() >= 2
+        await asyncio.sleep(LASTS)
+        for proxy in proxies.values():
+            proxy.spit()
+
+    def config(name: str) -> dict[str, Any]:
+        return chaos.config(PORT=proxies[name].port, send_timeout=30)
+
+    # The short form does not wait for as long as the layer does of itself.
+    patience = ANSWER_TIMEOUT if chaos.long else 1.0
+    limits = Limits(resume=1.5 * patience + 2, lines=8)
+    await chaos.suffer(
+        "black hole, for 6 connections",
+        strike,
+        chaos.times(long=7),
+        config=config,
+        limits=limits,
+        patience=patience,
+    )
+
+
+@pytest.mark.long_form
+async def test_pgbouncer_is_restarted(chaos: Chaos) -> None:
+    """PgBouncer, in session mode for LISTEN and in transaction mode for the rest, is restarted."""
+    if shutil.which("pgbouncer") is None:
+        pytest.skip("needs pgbouncer on the path")
+    with PgBouncer(chaos.database, chaos.place.login) as bouncer:
+        config = chaos.config(
+            PORT=bouncer.port,
+            OPTIONS={"prepare_threshold": None},
+            LISTEN={"NAME": bouncer.session},
+        )
+
+        async def strike() -> None:
+            await asyncio.to_thread(bouncer.restart)
+
+        await chaos.suffer(
+            "PgBouncer restarted", strike, chaos.times(), config=lambda _name: config
+        )
+
+
+@pytest.mark.long_form
+async def test_too_many_connections(chaos: Chaos) -> None:
+    """While sessions are ended, others take all places; after a while they leave."""
+    database, user = chaos.database, chaos.place.login.user
+    database.execute(f"ALTER ROLE {user} CONNECTION LIMIT 8")
+
+    async def strike() -> None:
+        # The role's own limit: the server's would keep the test out as well.
+        database.execute(f"ALTER ROLE {user} CONNECTION LIMIT 0")
+        assert database.terminate(user) >= 6
+        await asyncio.sleep(LASTS)
+        database.execute(f"ALTER ROLE {user} CONNECTION LIMIT 8")
+
+    await chaos.suffer("too many connections", strike, chaos.times())
+
+
+@pytest.mark.long_form
+async def test_the_server_is_read_only(chaos: Chaos) -> None:
+    """For a while all transactions are read-only, as on a standby."""
+    database, user = chaos.database, chaos.place.login.user
+
+    async def strike() -> None:
+        database.execute(f"ALTER ROLE {user} SET default_transaction_read_only = on")
+        assert database.terminate(user) >= 6
+        await asyncio.sleep(LASTS)
+        database.execute(f"ALTER ROLE {user} RESET default_transaction_read_only")
+
+    await chaos.suffer("read-only server", strike, chaos.times())

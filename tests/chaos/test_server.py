@@ -1,0 +1,234 @@
+"""Faults of the database server under load."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from channels_pg_secrets.layer.outbox import KEEP_SECONDS
+from pg_secrets.testing.postgres import StopMode, find_binaries
+from pg_secrets.testing.proxy import FaultProxy
+from tests.chaos.load import DESTINATIONS, Limits
+from tests.chaos.servers import Couple
+from tests.integration.layer.conftest import Layers, migrate
+
+if TYPE_CHECKING:
+    from tests.chaos.conftest import Chaos
+    from tests.chaos.load import Process
+
+    Eventually = Callable[..., Awaitable[Any]]
+
+#: What a listener asks its server now and then; the other session does everything else.
+LISTENS = "query ~ 'LISTEN|backlog|blob|session_user'"
+#: The log lines of a process whose two connections are lost and come again: two each, and the
+#: reasons for which they cannot come yet.
+RECONNECTS = 8.0
+
+
+def terminate(chaos: Chaos, which: str = "true") -> int:
+    """End sessions of the run's login; returns how many there were."""
+    query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s AND "
+    return len(chaos.database.execute(query + which, (chaos.place.login.user,)))
+
+
+@pytest.mark.parametrize(
+    ("which", "condition", "least"),
+    [
+        ("listeners", LISTENS, 3),
+        ("publishers", f"NOT ({LISTENS})", 3),
+        ("all sessions", "true", 6),
+    ],
+)
+async def test_sessions_are_terminated(
+    chaos: Chaos, which: str, condition: str, least: int
+) -> None:
+    """Sessions of one kind end in all processes at once: nothing is lost, repeated or late."""
+
+    async def strike() -> None:
+        assert terminate(chaos, condition) >= least
+
+    limits = Limits(lines=5)
+    await chaos.suffer(f"{which} terminated", strike, chaos.times(), limits=limits)
+
+
+async def test_a_storm_of_terminations(chaos: Chaos) -> None:
+    """Whatever session comes up is ended again, again and again for a second."""
+
+    async def strike() -> None:
+        for _ in range(40 if chaos.long else 15):
+            await asyncio.to_thread(terminate, chaos)
+            await asyncio.sleep(0.025)
+
+    # Each of the connections may come and go several times.
+    limits = Limits(lines=120)
+    await chaos.suffer("storm of terminations", strike, chaos.times(), limits=limits)
+
+
+@pytest.mark.parametrize(("mode", "name"), [("fast", "fast restart"), ("immediate", "crash")])
+async def test_the_server_restarts(chaos: Chaos, mode: StopMode, name: str) -> None:
+    """The server is restarted in order, or crashes and recovers with empty tables."""
+
+    async def strike() -> None:
+        await asyncio.to_thread(chaos.database.server.restart, mode)
+
+    limits = Limits(lines=RECONNECTS + 2)
+    await chaos.suffer(name, strike, chaos.times(), limits=limits)
+
+
+async def test_a_process_that_is_back_late_after_a_crash(
+    chaos: Chaos, proxy: FaultProxy, eventually: Eventually
+) -> None:
+    """After a crash a process that comes back later than the others misses nothing."""
+    async with chaos.processes(2) as (sender, receiver):
+        await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
+        await sender("begin", "sender", chaos.config())
+        channel = await receiver("new_channel")
+        await receiver("group_add", "late", channel)
+        await sender("send_many", "heard", channel, 10)
+        await eventually(lambda: _all_came(receiver, "heard"))
+        proxy.refuse()
+        proxy.hold_answers()
+        assert await sender("send_many", "before", channel, 10) == []
+        assert await sender("send_many", "group before", "group:late", 10) == []
+        await asyncio.to_thread(chaos.database.server.restart, "immediate")
+        proxy.reset()
+        proxy.release_answers()
+        assert await sender("send_many", "after", channel, 10) == []
+        assert await sender("send_many", "group after", "group:late", 10) == []
+        proxy.admit()
+        for sent in ("after", "before", "group before", "group after"):
+            await eventually(lambda sent=sent: _all_came(receiver, sent), 3.0)
+
+
+@pytest.fixture(scope="module")
+def couple() -> Iterator[Couple]:
+    """Two servers, a migrated database on both."""
+    if not (find_binaries() / "pg_basebackup").exists():
+        pytest.skip("these PostgreSQL binaries have no pg_basebackup")
+    made = Couple()
+    try:
+        made.database.create()
+        migrate(made.database)
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "crash", "synchronous"),
+    [
+        pytest.param("planned fail-over", False, False, marks=pytest.mark.long_form),
+        ("fail-over after a crash, synchronous standby", True, True),
+        pytest.param(
+            "fail-over after a crash, without normal channels",
+            True,
+            False,
+            marks=pytest.mark.long_form,
+        ),
+    ],
+)
+async def test_fail_over(
+    chaos: Chaos, couple: Couple, name: str, crash: bool, synchronous: bool
+) -> None:
+    """The primary ends, its standby is promoted, and the layer finds it by its settings.
+
+    Work whose completion an asynchronous standby has not heard of is given out again.
+    """
+
+    chaos.place = Layers(couple.database)
+
+    async def strike() -> None:
+        await asyncio.to_thread(couple.fail_over, crash=crash)
+
+    async with chaos.load(
+        name,
+        lambda _: chaos.config(**couple.addresses),
+        # Both addresses are tried, and everybody waits for the others, as after a crash.
+        limits=Limits(resume=5.0, lines=RECONNECTS + 8),
+        destinations=("b", "c", "group") if crash and not synchronous else DESTINATIONS,
+    ) as load:
+        for _ in range(chaos.times()):
+            await asyncio.to_thread(couple.follow, synchronous=synchronous)
+            await load.strike(strike, 1)
+
+
+async def received(process: Process, destination: str) -> int:
+    """Return how many different messages to a destination have come."""
+    return sum(count for _, to, count in await process("counts") if to == destination)
+
+
+@pytest.mark.long_form
+async def test_what_its_sender_keeps_no_longer(
+    chaos: Chaos, proxy: FaultProxy, eventually: Eventually
+) -> None:
+    """What was sent ten seconds before a crash is lost for a receiver that was out of reach."""
+    async with chaos.processes(2) as (sender, receiver):
+        await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
+        await sender("begin", "sender", chaos.config())
+        channel = await receiver("new_channel")
+        await sender("send_many", "heard", channel, 10)
+        await eventually(lambda: _all_came(receiver, "heard"))
+        proxy.hold_answers()
+        assert await sender("send_many", "early", channel, 10) == []
+        await asyncio.sleep(KEEP_SECONDS + 0.5)
+        assert await sender("send_many", "late", channel, 10) == []
+        await asyncio.to_thread(chaos.database.server.restart, "immediate")
+        proxy.reset()
+        proxy.release_answers()
+        await eventually(lambda: _all_came(receiver, "late"))
+        assert await received(receiver, "early") == 0
+
+
+@pytest.mark.parametrize("survives", [True, False], ids=["sender survives", "sender dies too"])
+async def test_what_dies_with_its_sender(
+    chaos: Chaos, proxy: FaultProxy, eventually: Eventually, survives: bool
+) -> None:
+    """Of what a crashed server had taken, only a dead sender's undelivered messages are lost.
+
+    That is: neither what its receiver had heard before, nor what lay in a normal channel.
+    """
+    async with chaos.processes(3) as (sender, receiver, later):
+        await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
+        for name, process in (("sender", sender), ("later", later)):
+            await process("begin", name, chaos.config())
+            await process("new_channel")
+        channel = await receiver("new_channel")
+        await sender("send_many", "heard", channel, 10)
+        await eventually(lambda: _all_came(receiver, "heard"))
+        proxy.hold_answers()
+        assert await sender("send_many", "unheard", channel, 10) == []
+        assert await sender("send_many", "work", "work", 10) == []
+        if not survives:
+            sender.kill()
+        await asyncio.to_thread(chaos.database.server.restart, "immediate")
+        proxy.reset()
+        proxy.release_answers()
+        await later("send_many", "afterwards", channel, 10)
+        await receiver("listen", "work")
+        for destination in ("afterwards", "work", *(["unheard"] if survives else [])):
+            await eventually(lambda: _all_came(receiver, destination))  # noqa: B023
+        assert await received(receiver, "unheard") == (10 if survives else 0)
+        assert await received(receiver, "heard") == 10
+
+
+async def test_a_process_that_starts_after_a_crash(
+    chaos: Chaos, proxy: FaultProxy, eventually: Eventually
+) -> None:
+    """What a new process sends reaches one that registers again half a second after a crash."""
+    async with chaos.processes(2) as (receiver, newcomer):
+        await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
+        await newcomer("begin", "newcomer", chaos.config())
+        channel = await receiver("new_channel")
+        proxy.refuse()
+        await asyncio.to_thread(chaos.database.server.restart, "immediate")
+        assert await newcomer("send_many", "channel", channel, 10) == []
+        await asyncio.sleep(0.5)
+        proxy.admit()
+        await eventually(lambda: _all_came(receiver, "channel"), 2.0)
+
+
+async def _all_came(process: Process, destination: str) -> bool:
+    return await received(process, destination) == 10

@@ -1,0 +1,389 @@
+"""A process under load: it sends and receives numbered messages and keeps account of them.
+
+Told what to do like ``peer.py``: lines of JSON, ``[verb, argument, …]`` and ``["result", value]``.
+The event loop of the load runs in a thread, so that the process answers while that is blocked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+import resource
+import sys
+import threading
+import time
+import warnings
+from array import array
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from channels.exceptions import ChannelFull
+from django.conf import settings
+
+from channels_pg_secrets.engines.factory import channel_layer
+from channels_pg_secrets.errors import ChannelLayerUnavailable
+from channels_pg_secrets.layer import supervisor
+from pg_secrets.clock import SYSTEM_CLOCK
+
+#: Seconds that one call of the layer may take here.
+TIMEOUT = 30.0
+
+
+class LoadLoop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine there and return its result."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(TIMEOUT)
+
+    def stop(self) -> None:
+        """Let it stand still, with all that is pending in it."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(TIMEOUT)
+
+    def close(self) -> None:
+        """Cancel what is pending, and close it."""
+        if not self.loop.is_running():
+            return
+
+        async def cancel() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        self.run(cancel())
+        self.stop()
+        self.loop.close()
+
+
+@dataclass
+class Received:
+    """What came of one stream."""
+
+    numbers: array[int] = field(default_factory=lambda: array("q"))
+    sent_at: array[float] = field(default_factory=lambda: array("d"))
+    received_at: array[float] = field(default_factory=lambda: array("d"))
+
+
+class Lines(logging.Handler):
+    """Counts what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.count = 0
+        self.errors: list[str] = []
+        self.kinds: dict[str, int] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += 1
+        text = record.getMessage()
+        # Without what differs from line to line, so that kinds can be counted.
+        kind = re.sub(r"\d+", "#", text.partition("\n")[0])[:150]
+        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+        if record.levelno >= logging.ERROR:
+            self.errors.append(self.format(record)[-2000:])
+
+
+class Worker:
+    """What the process can be asked."""
+
+    def __init__(self) -> None:
+        self.lines = Lines()
+        logging.getLogger().addHandler(self.lines)
+        self._patience = (supervisor.ANSWER_TIMEOUT, supervisor.HEARTBEAT)
+        for name in ("channels_pg_secrets", "pg_secrets"):
+            logging.getLogger(name).setLevel(logging.INFO)
+
+    # The load ---------------------------------------------------------------------------------
+
+    def begin(self, name: str, config: dict[str, Any]) -> None:
+        """Make a layer."""
+        self.name = name
+        self.layer: Any = channel_layer(**config)
+        self.received: dict[tuple[str, str], Received] = {}
+        self.sent: dict[str, int] = {}
+        self.refused: dict[str, list[int]] = {}
+        self.failures: list[str] = []
+        self.listened: list[str] = []
+        self.pace = 0.0
+        self._sending = True
+        self._senders = 0
+        self._home = LoadLoop()
+        self._sender = self._home
+
+    def new_channel(self) -> str:
+        """Make a channel and receive on it from now on."""
+        channel: str = self._home.run(self.layer.new_channel())
+        self.listen(channel)
+        return channel
+
+    def listen(self, channel: str) -> None:
+        """Receive on a channel from now on."""
+        self.listened.append(channel)
+        self._start(self._home, self._receive(channel))
+
+    def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group."""
+        self._home.run(self.layer.group_add(group, channel))
+
+    def send(self, destination: str, target: str, interval: float) -> None:
+        """Send numbered messages from now on; ``target`` is a channel, or ``group:`` and a name."""
+        self.sent[destination] = 0
+        self.refused[destination] = []
+        self._start(self._sender, self._send(destination, target, interval))
+
+    def sent_so_far(self) -> dict[str, int]:
+        """Return the number of messages sent, by destination."""
+        return self.sent
+
+    def stop_sending(self) -> dict[str, Any]:
+        """Send no more; return how many were sent to each destination, and which were refused."""
+        self._sending = False
+        until = time.monotonic() + TIMEOUT
+        while self._senders and time.monotonic() < until:
+            time.sleep(0.005)
+        if self._senders:
+            self.failures.append(f"{self._senders} senders do not end")
+        return {to: [count, self.refused[to]] for to, count in self.sent.items()}
+
+    def resumed(self, since: float) -> list[list[Any]]:
+        """Return ``[sender, destination, time]`` of what came first of all sent since."""
+        found = []
+        for (sender, destination), received in list(self.received.items()):
+            # From the end: what was sent lately is there.
+            at = None
+            for index in range(len(received.sent_at) - 1, -1, -1):
+                if received.sent_at[index] < since:
+                    break
+                at = received.received_at[index]
+            found.append([sender, destination, at])
+        return found
+
+    def counts(self) -> list[list[Any]]:
+        """Return ``[sender, destination, different messages]``."""
+        return [[*stream, len(set(got.numbers))] for stream, got in list(self.received.items())]
+
+    def deliveries(self) -> list[list[Any]]:
+        """Return ``[sender, destination, numbers, times sent, times received]``."""
+        return [
+            [*stream, list(got.numbers), list(got.sent_at), list(got.received_at)]
+            for stream, got in list(self.received.items())
+        ]
+
+    def node(self) -> str:
+        """Return the id of the layer's node."""
+        return str(self.layer.stats()["node"])
+
+    def connections(self) -> int:
+        """Return how many of the layer's two connections are up."""
+        return len(self.layer.stats()["connected"])
+
+    def new_channel_unread(self) -> str:
+        """Make a channel on which nobody receives yet."""
+        channel: str = self._home.run(self.layer.new_channel())
+        return channel
+
+    def mark(self) -> None:
+        """Count memory and log lines from now on."""
+        self.lines.count, self.lines.kinds = 0, {}
+        self.lines.errors = []
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak (proc(5))
+        self._resident = _memory("VmRSS")
+
+    def usage(self) -> dict[str, Any]:
+        """Return bytes of peak growth, log lines and failures since the mark."""
+        return {
+            "growth": _memory("VmHWM") - self._resident,
+            "lines": self.lines.count,
+            "kinds": self.lines.kinds,
+            "errors": self.lines.errors,
+            "failures": self.failures,
+            "stats": self.layer.stats(),
+            "cpu": sum(resource.getrusage(resource.RUSAGE_SELF)[:2]),
+        }
+
+    def end(self) -> None:
+        """Close the layer and all loops."""
+        self._sending = False
+        with contextlib.suppress(RuntimeError):
+            self._home.run(self.layer.close())
+        if self.layer.engine.source is not None:
+            self.layer.engine.source.close()
+        self.step_clock(0.0)
+        supervisor.ANSWER_TIMEOUT, supervisor.HEARTBEAT = self._patience
+        self._home.close()
+        if self._sender is not self._home:
+            self._sender.close()
+
+    # Faults -----------------------------------------------------------------------------------
+
+    def send_from_another_loop(self) -> None:
+        """Have what sends from now on do so in a loop where nobody receives."""
+        self._sender = LoadLoop()
+
+    def move_home(self, how: str) -> None:
+        """Leave the loop of the receivers, ``closed`` or ``stopped``, and receive in another."""
+        left = self._home
+        self._home = LoadLoop()
+        if how == "closed":
+            left.close()
+        else:
+            left.stop()
+        self._left = left  # what is stopped stays as it is, and is not collected
+        for channel in self.listened:
+            self._start(self._home, self._receive(channel))
+
+    def block(self, seconds: float) -> None:
+        """Let the loop of the receivers do nothing else for a while; returns afterwards."""
+        blocked = threading.Event()
+
+        def block() -> None:
+            time.sleep(seconds)
+            blocked.set()
+
+        self._home.loop.call_soon_threadsafe(block)
+        blocked.wait(seconds + TIMEOUT)
+
+    def consume_slowly(self, seconds: float) -> None:
+        """Take this many seconds for each message from now on."""
+        self.pace = seconds
+
+    def step_clock(self, seconds: float) -> None:
+        """Set the wall clock of this process so far from the true time; durations go on."""
+        time.time = lambda: _true_time() + seconds
+        SYSTEM_CLOCK.time = time.time  # it keeps the function that it found
+
+    def hasten(self, seconds: float) -> None:
+        """Have the layer wait so long for an answer, and half of it between two heartbeats."""
+        supervisor.ANSWER_TIMEOUT, supervisor.HEARTBEAT = seconds, seconds / 2
+
+    def fork(self, name: str, target: str, count: int) -> int:
+        """Fork; the child sends messages of its own to a channel and ends; return its status."""
+        with warnings.catch_warnings():
+            # Since 3.12 Python warns of forking with threads about; to do so is the fault.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                self.sent, self.refused = {}, {}
+                # The parent's loops run in threads that the child does not have.
+                asyncio.run(self._send_some(name, target, count))
+                status = 0
+            finally:
+                os._exit(status)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def send_many(self, destination: str, target: str, count: int) -> list[int]:
+        """Send so many messages as fast as it goes; return the numbers that were refused."""
+
+        async def send_all() -> list[int]:
+            refused: list[int] = []
+            numbers = iter(range(count))
+
+            async def send_next() -> None:
+                for number in numbers:
+                    try:
+                        await self._send_one(self.name, destination, target, number)
+                    except (ChannelFull, ChannelLayerUnavailable):
+                        refused.append(number)
+
+            await asyncio.gather(*(send_next() for _ in range(500)))
+            return sorted(refused)
+
+        self.sent[destination] = count
+        future = asyncio.run_coroutine_threadsafe(send_all(), self._sender.loop)
+        self.refused[destination] = future.result(10 * TIMEOUT)
+        return self.refused[destination]
+
+    # How --------------------------------------------------------------------------------------
+
+    def _start(self, where: LoadLoop, work: Coroutine[Any, Any, None]) -> None:
+        async def watched() -> None:
+            try:
+                await work
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:  # noqa: BLE001  (whatever it is, the driver reports it)
+                self.failures.append(f"{type(error).__name__}: {error}")
+
+        asyncio.run_coroutine_threadsafe(watched(), where.loop)
+
+    async def _send(self, destination: str, target: str, interval: float) -> None:
+        self._senders += 1
+        try:
+            while self._sending:
+                number = self.sent[destination]
+                self.sent[destination] += 1
+                try:
+                    await self._send_one(self.name, destination, target, number)
+                except (ChannelFull, ChannelLayerUnavailable):
+                    self.refused[destination].append(number)
+                await asyncio.sleep(interval)
+        finally:
+            self._senders -= 1
+
+    async def _send_one(self, name: str, destination: str, target: str, number: int) -> None:
+        message = {"type": "test", "from": name, "to": destination, "n": number}
+        message["at"] = time.monotonic()
+        if target.startswith("group:"):
+            await self.layer.group_send(target.removeprefix("group:"), message)
+        else:
+            await self.layer.send(target, message)
+
+    async def _send_some(self, name: str, target: str, count: int) -> None:
+        for number in range(count):
+            await self._send_one(name, "fork", target, number)
+
+    async def _receive(self, channel: str) -> None:
+        while True:
+            message = await self.layer.receive(channel)
+            stream = (message["from"], message["to"])
+            received = self.received.setdefault(stream, Received())
+            received.numbers.append(message["n"])
+            received.sent_at.append(message["at"])
+            received.received_at.append(time.monotonic())
+            if self.pace:
+                await asyncio.sleep(self.pace)
+
+
+_true_time = time.time
+
+
+def _memory(what: str) -> int:
+    """Return one of the sizes in /proc/self/status, in bytes."""
+    (line,) = [
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(f"{what}:")
+    ]
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    """Do what standard input says until it ends."""
+    worker = Worker()
+    for line in sys.stdin:
+        verb, *arguments = json.loads(line)
+        try:
+            answer = ["result", getattr(worker, verb)(*arguments)]
+        except Exception as error:  # noqa: BLE001  (whoever asked is to see it)
+            answer = ["error", f"{type(error).__name__}: {error}"]
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    settings.configure()
+    main()

@@ -1,0 +1,131 @@
+"""symmetric_encryption_keys: what travels and rests between processes cannot be read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+if TYPE_CHECKING:
+    from tests.integration.layer.conftest import Layers
+
+    Soon = Callable[..., Awaitable[dict[str, Any]]]
+    Eventually = Callable[..., Awaitable[Any]]
+
+SECRET = "a plain text that nobody else should see"
+LARGE = {"type": "test", "text": SECRET * 500}
+SMALL = {"type": "test", "text": SECRET}
+
+
+async def send_everywhere(layers: Layers, soon: Soon, **options: Any) -> None:
+    """Send small and large messages to a channel, a normal channel and a group."""
+    here, there = layers(**options), layers(**options)
+    channel = await there.new_channel()
+    await there.group_add("group", channel)
+    await there.group_add("group", "member")
+    for message in (SMALL, LARGE):
+        await here.send(channel, message)
+        await here.group_send("group", message)
+        await here.send("normal", message)
+        for name in (channel, channel, "member"):
+            assert await soon(there, name) == message
+
+
+def stored(layers: Layers) -> tuple[int, bytes]:
+    """Return how many rows there are and all that they hold, base64 undone."""
+    rows: list[tuple[str | None, bytes | None]] = []
+    for table in ("message_0", "message_1", "message_2", "queue"):
+        query = f"SELECT body, blob FROM channels_pg_secrets_{table}"
+        rows += layers.database.execute(query)
+    text = "SELECT decode(%s, 'base64')"
+    held = b""
+    for body, blob in rows:
+        for item in (body or "").split(","):
+            _, _, encoded = item.partition(" ")
+            if item[:1] in "cg" and encoded:
+                held += bytes(layers.database.execute(text, (encoded,))[0][0])
+        held += bytes(blob or b"")
+    return len(rows), held
+
+
+async def test_the_database_holds_no_plain_text(own_layers: Layers, soon: Soon) -> None:
+    """With keys, no table holds anything of a message's content."""
+    await send_everywhere(own_layers, soon, symmetric_encryption_keys=["key"])
+    rows, held = stored(own_layers)
+    assert rows >= 6
+    assert SECRET.encode() not in held
+
+
+async def test_without_keys_the_database_holds_the_content(own_layers: Layers, soon: Soon) -> None:
+    """Without keys the tables hold the content as it is, so that the test above can fail."""
+    await send_everywhere(own_layers, soon)
+    _, held = stored(own_layers)
+    assert held.count(SECRET.encode()) > 500
+
+
+async def test_a_listener_reads_no_plain_text(layers: Layers, soon: Soon) -> None:
+    """With keys, no notification carries a message's content."""
+    here = layers(symmetric_encryption_keys=["key"])
+    there = layers(symmetric_encryption_keys=["key"])
+    channel = await there.new_channel()
+    database = layers.database
+    query = "SELECT channel FROM channels_pg_secrets_node WHERE prefix = %s"
+    channels = [name for (name,) in database.execute(query, (layers.prefix,))]
+    params = database.server.connection_params(database.name)
+    async with await psycopg.AsyncConnection.connect(**params, autocommit=True) as spy:
+        for name in channels:
+            await spy.execute(f'LISTEN "{name}"'.encode())
+        await here.send(channel, {"type": "test", "number": 7})
+        await soon(there, channel)
+        payloads = [notify.payload async for notify in spy.notifies(timeout=5, stop_after=1)]
+    assert len(payloads) == 1
+    assert "Z0FBQUFB" in payloads[0]  # base64 of "gAAAAA", with which every Fernet token begins
+
+
+async def test_keys_are_rotated_in_two_steps(layers: Layers, soon: Soon) -> None:
+    """Processes with [new, old] and with [old] understand each other's old and [new] the rest."""
+    before = layers(symmetric_encryption_keys=["old"])
+    between = layers(symmetric_encryption_keys=["new", "old"])
+    after = layers(symmetric_encryption_keys=["new"])
+    for sender, receiver in ((before, between), (between, after), (after, between)):
+        channel = await receiver.new_channel()
+        for message in (SMALL, LARGE):
+            await sender.send(channel, message)
+            assert await soon(receiver, channel) == message
+
+
+@pytest.mark.parametrize("normal", [False, True], ids=["own", "normal"])
+@pytest.mark.parametrize("message", [SMALL, LARGE], ids=["small", "large"])
+async def test_a_message_under_a_wrong_key_is_skipped(
+    layers: Layers,
+    soon: Soon,
+    caplog: pytest.LogCaptureFixture,
+    normal: bool,
+    message: dict[str, Any],
+) -> None:
+    """What no key opens is logged, without its content, and the next message is delivered."""
+    stranger = layers(symmetric_encryption_keys=["other"])
+    friend = layers(symmetric_encryption_keys=["key"])
+    receiver = layers(symmetric_encryption_keys=["key"])
+    channel = "normal" if normal else await receiver.new_channel()
+    await stranger.send(channel, message)
+    await friend.send(channel, {"type": "readable"})
+    assert await soon(receiver, channel) == {"type": "readable"}
+    records = [r for r in caplog.records if r.name.startswith("channels_pg_secrets")]
+    told = [r for r in records if r.levelno >= logging.WARNING]
+    assert len(told) == 1
+    assert "symmetric_encryption_keys" in logging.Formatter().format(told[0])
+    assert SECRET not in caplog.text
+
+
+async def test_layers_with_and_without_keys_do_not_mix(layers: Layers, soon: Soon) -> None:
+    """A layer with keys drops what comes unencrypted from another process."""
+    plain, sealed = layers(), layers(symmetric_encryption_keys=["key"])
+    friend = layers(symmetric_encryption_keys=["key"])
+    channel = await sealed.new_channel()
+    await plain.send(channel, SMALL)
+    await friend.send(channel, {"type": "sealed"})
+    assert await soon(sealed, channel) == {"type": "sealed"}

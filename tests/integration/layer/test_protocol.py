@@ -1,0 +1,651 @@
+"""The rules of the protocol, each where the first idea fails (docs/explanation/protocol.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from channels.exceptions import ChannelFull
+
+from channels_pg_secrets.engines import PostgresEngine, postgres
+from channels_pg_secrets.errors import ChannelLayerUnavailable
+from channels_pg_secrets.layer import listener, statements, supervisor
+from channels_pg_secrets.layer.channel_layer import PostgresChannelLayer
+from channels_pg_secrets.layer.listener import Listener
+from channels_pg_secrets.layer.node import Node
+from channels_pg_secrets.layer.wire import Wire
+from channels_pg_secrets.sql import install
+from pg_secrets.testing.database import FreshDatabase
+from pg_secrets.testing.proxy import FaultProxy
+
+Layers = Callable[..., PostgresChannelLayer]
+
+
+@pytest.fixture
+def installed(database: FreshDatabase) -> FreshDatabase:
+    """A database with our tables and functions."""
+    with psycopg.connect(**database.connection_params(), autocommit=True) as connection:
+        for name in ("tables.sql", "internals_v1.sql", "functions_v1.sql"):
+            connection.execute(install.read(name).replace("@schema@", "public"))
+    return database
+
+
+@pytest.fixture
+async def layers(installed: FreshDatabase, proxy: FaultProxy) -> AsyncIterator[Layers]:
+    """Makes layers; each is a node of its own, as if it were in another process."""
+    made: list[PostgresChannelLayer] = []
+
+    def make(port: int | None = None, **options: Any) -> PostgresChannelLayer:
+        settings = installed.settings(installed.owner)
+        engine = PostgresEngine({**settings, "PORT": port or settings["PORT"]})
+        layer = PostgresChannelLayer(engine, **options)
+        made.append(layer)
+        return layer
+
+    yield make
+    await asyncio.gather(*(layer.close() for layer in made))
+
+
+@pytest.fixture
+def proxy(installed: FreshDatabase) -> Iterator[FaultProxy]:
+    """Between a layer and its server."""
+    with FaultProxy(installed.server.port) as fault_proxy:
+        yield fault_proxy
+
+
+async def until(condition: Callable[[], Any], seconds: float = 10.0) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        await asyncio.sleep(0.005)
+
+
+async def soon(awaitable: Awaitable[Any], seconds: float = 10.0) -> Any:
+    """Wait for a result, but not for ever."""
+    return await asyncio.wait_for(awaitable, seconds)
+
+
+async def drain(layer: PostgresChannelLayer, channel: str, count: int = 0) -> list[Any]:
+    """So many messages, however long they take, and whatever else comes right after them."""
+    found: list[Any] = []
+    while True:
+        patience = 20.0 if len(found) < count else 0.3
+        try:
+            message = await asyncio.wait_for(layer.receive(channel), patience)
+        except (TimeoutError, asyncio.TimeoutError):
+            return found
+        found.append(message["n"])
+
+
+def node_of(layer: PostgresChannelLayer) -> Node:
+    """The layer's node."""
+    node = layer._here()
+    assert isinstance(node, Node)
+    return node
+
+
+def supervisor_of(layer: PostgresChannelLayer) -> supervisor.Supervisor:
+    """What keeps the layer's connections."""
+    home = node_of(layer).homes.current
+    assert home is not None
+    assert home.supervisor is not None
+    return home.supervisor
+
+
+async def connected(layer: PostgresChannelLayer) -> None:
+    """Wait until a layer has both its connections."""
+    await until(lambda: len(layer.stats()["connected"]) == 2)
+
+
+async def settled(layer: PostgresChannelLayer) -> None:
+    """Wait until a layer has both its connections and asks nothing of the database."""
+    await connected(layer)
+    publishing = supervisor_of(layer).publisher
+    await until(lambda: publishing.settled.is_set() and publishing.wire and publishing.wire.idle)
+
+
+async def move_connections(layer: PostgresChannelLayer) -> None:
+    """Make a layer move to new connections, as it does on rotation, and wait until it has."""
+    await connected(layer)
+    before = layer.stats()["hand_overs"]
+    for link in supervisor_of(layer)._links:
+        link.replace = True
+    supervisor_of(layer).wake()
+    await until(lambda: layer.stats()["hand_overs"] >= before + 2)
+
+
+# 1. Sequence and watermark
+
+
+async def test_a_frame_that_comes_twice_is_delivered_once(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """A notification with a number that is not above the watermark is dropped."""
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    listen = f'LISTEN "{node_of(receiver).identity.notify_channel}"'
+    async with await psycopg.AsyncConnection.connect(
+        **installed.connection_params(), autocommit=True
+    ) as eavesdropper:
+        await eavesdropper.execute(listen.encode())
+        await sender.send(channel, {"n": 1})
+        heard = [notification async for notification in eavesdropper.notifies(timeout=1)]
+        for notification in heard:
+            await eavesdropper.execute(
+                "SELECT pg_notify(%s, %s)", (notification.channel, notification.payload)
+            )
+    assert len(heard) == 1
+    await sender.send(channel, {"n": 2})
+    assert await drain(receiver, channel, 2) == [1, 2]
+
+
+# 2. Batches in doubt
+
+
+async def test_a_batch_whose_ghost_commits_late_arrives_once(
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy
+) -> None:
+    """A retry waits for the transaction of its first try and finds that it has been done."""
+    sender, receiver = layers(port=proxy.port), layers()
+    channel = await receiver.new_channel()
+    await sender.send(channel, {"n": 0})
+    with psycopg.connect(**installed.connection_params()) as blocker:
+        blocker.execute("SELECT pg_advisory_xact_lock(%s)", (node_of(sender).identity.node,))
+        sending = asyncio.create_task(sender.send(channel, {"n": 1}))
+        await until(lambda: waiting_for_locks(installed) == 1)
+        proxy.reset()  # the backend that waits for the lock does not notice
+        await until(lambda: waiting_for_locks(installed) == 2)
+        blocker.rollback()
+        await soon(sending)
+    await sender.send(channel, {"n": 2})
+    assert await drain(receiver, channel, 3) == [0, 1, 2]
+
+
+async def test_a_batch_whose_reply_was_lost_arrives_once(layers: Layers, proxy: FaultProxy) -> None:
+    """A batch that was committed, but whose answer never came, is not published again."""
+    sender, receiver = layers(port=proxy.port), layers()
+    channel, work = await receiver.new_channel(), "work"
+    # All kinds of statement are prepared while answers still come: the first message to a process
+    # is not yet one sealed by its sender.
+    other = await receiver.new_channel()
+    for _ in range(2):
+        await sender.send(other, {"n": 0})
+        await settled(sender)
+    await sender.send(channel, {"n": 0})
+    await sender.send(work, {"n": 0})
+    await settled(sender)
+    proxy.hold_answers()
+    sending = [asyncio.create_task(sender.send(to, {"n": 1})) for to in (channel, work)]
+    received = [await soon(receiver.receive(channel)) for _ in range(2)]
+    assert [message["n"] for message in received] == [0, 1]
+    assert not sending[0].done()
+    proxy.reset()
+    proxy.release_answers()
+    await soon(asyncio.gather(*sending))
+    await sender.send(channel, {"n": 2})
+    await sender.send(work, {"n": 2})
+    assert await drain(receiver, channel, 1) == [2]
+    assert await drain(receiver, work, 3) == [0, 1, 2]
+
+
+async def test_one_bad_message_fails_alone(layers: Layers, installed: FreshDatabase) -> None:
+    """When the server refuses a batch, it is split until only what it will not have fails."""
+    sender, receiver = layers(), layers()
+    installed.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION 'not this one' USING ERRCODE = '22000'; END $$"
+    )
+    installed.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON channels_pg_secrets_queue FOR EACH ROW"
+        " WHEN (NEW.channel = 'bad') EXECUTE FUNCTION refuse()"
+    )
+    channel = await receiver.new_channel()
+    await sender.send(channel, {"n": -1})
+    sends = [
+        sender.send("bad" if number == 7 else channel if number % 2 else "good", {"n": number})
+        for number in range(20)
+    ]
+    outcomes = await asyncio.gather(*sends, return_exceptions=True)
+    assert [n for n, outcome in enumerate(outcomes) if outcome is not None] == [7]
+    assert isinstance(outcomes[7], ChannelLayerUnavailable)
+    assert await drain(receiver, channel, 10) == [-1, 1, 3, 5, 9, 11, 13, 15, 17, 19]
+    assert await drain(receiver, "good", 10) == [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]
+
+
+async def test_one_batch_of_a_sender_is_in_flight_at_a_time(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """While a batch waits, what is sent meanwhile queues up behind it and arrives in order."""
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    await sender.send(channel, {"n": 0})
+    with psycopg.connect(**installed.connection_params()) as blocker:
+        blocker.execute("SELECT pg_advisory_xact_lock(%s)", (node_of(sender).identity.node,))
+        sends = []
+        for number in range(1, 40):
+            sends.append(asyncio.create_task(sender.send(channel, {"n": number})))
+            await asyncio.sleep(0)
+        await until(lambda: waiting_for_locks(installed) == 1)
+        blocker.rollback()
+        await soon(asyncio.gather(*sends))
+    assert await drain(receiver, channel, 40) == list(range(40))
+
+
+# 3. Hand-over of the listener
+
+
+async def test_moving_to_new_connections_under_load_loses_and_repeats_nothing(
+    layers: Layers,
+) -> None:
+    """Twenty hand-overs of both sides' connections while messages flow: all arrive, in order."""
+    sender, receiver = layers(), layers(capacity=100_000)
+    channel = await receiver.new_channel()
+    received: list[int] = []
+    stop = asyncio.Event()
+
+    async def receive() -> None:
+        while True:
+            received.append((await receiver.receive(channel))["n"])
+
+    async def send() -> int:
+        number = 0
+        while not stop.is_set():
+            await asyncio.gather(*(sender.send(channel, {"n": number + i}) for i in range(20)))
+            number += 20
+        return number
+
+    receiving, sending = asyncio.create_task(receive()), asyncio.create_task(send())
+    await until(lambda: received)
+    for layer in [receiver, sender] * 10:
+        await move_connections(layer)
+    stop.set()
+    sent = await soon(sending)
+    await until(lambda: len(received) >= sent)
+    receiving.cancel()
+    assert received == list(range(sent))
+    assert sent > 500
+
+
+async def test_a_backlog_of_many_pages_arrives_in_order(
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy
+) -> None:
+    """What was sent while the listener was away is read in pages, large messages among them."""
+    sender, receiver = layers(), layers(port=proxy.port, capacity=100_000)
+    channel = await receiver.new_channel()
+    await sender.send(channel, {"n": -1})
+    assert (await soon(receiver.receive(channel)))["n"] == -1
+    proxy.hold_answers()
+    count = 3000
+    for number in range(count):
+        padding = b"x" * (9000 if number % 500 == 7 else 1)
+        await sender.send(channel, {"n": number, "padding": padding})
+    proxy.reset()
+    proxy.release_answers()
+    received = [(await soon(receiver.receive(channel)))["n"] for _ in range(count)]
+    assert received == list(range(count))
+
+
+async def test_the_buffer_of_a_hand_over_is_bounded(
+    layers: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notifications that do not fit while the backlog is read are read from their rows."""
+    sender, receiver = layers(), layers(capacity=1000)
+    channel = await receiver.new_channel()
+    await settled(receiver)
+    await sender.new_channel()
+    await settled(sender)
+    read = Listener._read_backlog
+    reads = 0
+
+    async def read_and_be_overrun(self: Listener, wire: Wire) -> None:
+        nonlocal reads
+        reads += 1
+        await read(self, wire)
+        if reads == 1:
+            with monkeypatch.context() as small:
+                small.setattr(listener, "_BUFFER_BYTES", 1000)
+                for number in range(50):
+                    await sender.send(channel, {"n": number})
+                await wire.call(statements.PROBE)  # answered after all notifications have come
+
+    monkeypatch.setattr(Listener, "_read_backlog", read_and_be_overrun)
+    supervisor_of(receiver)._listening.replace = True
+    supervisor_of(receiver).wake()
+    assert await drain(receiver, channel, 50) == list(range(50))
+    assert reads == 2
+
+
+# 4. Senders that are no node
+
+
+async def test_a_sender_that_is_no_node_is_heard_once_across_a_hand_over(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """A message sent by SQL is neither lost nor repeated when the backlog is read again."""
+    receiver = layers()
+    channel = await receiver.new_channel()
+    send = "SELECT channels_pg_secrets_send_v1(%s, jsonb_build_object('n', %s::int))"
+    for number in range(5):
+        installed.execute(send, (channel, number))
+        await move_connections(receiver)
+    assert sorted(await drain(receiver, channel, 5)) == [0, 1, 2, 3, 4]
+
+
+# 5. Lost tables
+
+
+async def test_tables_emptied_by_a_crash_lose_nothing(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """After immediate shutdown and recovery, nodes and members are back and senders resend."""
+    sender, receiver = layers(), layers(capacity=100_000)
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    await sender.group_send("group", {"n": 0})
+    assert (await soon(receiver.receive(channel)))["n"] == 0
+    received: list[int] = []
+    sent = 0
+
+    async def receive() -> None:
+        while True:
+            received.append((await receiver.receive(channel))["n"])
+
+    receiving = asyncio.create_task(receive())
+    for _ in range(50):
+        sent += 1
+        await sender.group_send("group", {"n": sent})
+    incarnation = node_of(receiver).identity.incarnation
+    await asyncio.to_thread(installed.server.restart, "immediate")
+    for _ in range(50):
+        sent += 1
+        await soon(sender.group_send("group", {"n": sent}), 20)
+    await until(lambda: len(received) >= sent)
+    receiving.cancel()
+    assert received == list(range(1, sent + 1))
+    assert node_of(receiver).identity.incarnation != incarnation
+
+
+async def test_messages_that_vanished_with_the_tables_are_sent_again(
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy
+) -> None:
+    """What a receiver had not read when the tables were emptied comes from its sender's memory."""
+    sender, receiver = layers(), layers(port=proxy.port)
+    channel = await receiver.new_channel()
+    await sender.send(channel, {"n": 0})
+    assert (await soon(receiver.receive(channel)))["n"] == 0
+    proxy.hold_answers()
+    for number in range(1, 11):
+        await sender.send(channel, {"n": number})
+    empty_tables(installed)
+    proxy.reset()
+    proxy.release_answers()
+    await soon(sender.send(channel, {"n": 11}))
+    assert await drain(receiver, channel, 11) == list(range(1, 12))
+
+
+# 6. Memberships
+
+
+async def test_leaving_as_the_last_and_joining_as_the_first_leave_one_row(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """A discard and an add that are written together leave the group as it should now be."""
+    sender, receiver = layers(), layers()
+    first, second = await receiver.new_channel(), await receiver.new_channel()
+    await receiver.group_add("group", first)
+    for number in range(30):
+        await asyncio.gather(
+            receiver.group_discard("group", first), receiver.group_add("group", second)
+        )
+        await sender.group_send("group", {"n": number})
+        assert (await soon(receiver.receive(second)))["n"] == number
+        first, second = second, first
+    rows = installed.execute("SELECT count(*) FROM channels_pg_secrets_member")
+    assert rows == [(1,)]
+
+
+async def test_whoever_joins_waits_until_others_can_see_it(layers: Layers) -> None:
+    """Of many channels that join at once, each is reachable when its own join has returned."""
+    sender, receiver = layers(), layers()
+    channels = [await receiver.new_channel() for _ in range(50)]
+
+    async def join_and_hear(number: int, channel: str) -> Any:
+        await receiver.group_add(f"group{number % 5}", channel)
+        await sender.group_send(f"group{number % 5}", {"n": number})
+        while True:
+            message = await soon(receiver.receive(channel))
+            if message["n"] == number:
+                return number
+
+    heard = await asyncio.gather(*(join_and_hear(n, c) for n, c in enumerate(channels)))
+    assert heard == list(range(50))
+
+
+async def test_replay_honours_the_moment_of_joining(layers: Layers, proxy: FaultProxy) -> None:
+    """A group message sent before a channel joined is not replayed to it afterwards."""
+    sender, receiver = layers(), layers(port=proxy.port)
+    early, late = await receiver.new_channel(), await receiver.new_channel()
+    await receiver.group_add("group", early)
+    await connected(receiver)
+    proxy.hold_answers()
+    await sender.group_send("group", {"n": 1})
+    await asyncio.sleep(0.05)  # ages are measured: the join must be later by more than a round trip
+    joining = asyncio.create_task(receiver.group_add("group", late))
+    await asyncio.sleep(0.05)
+    await sender.group_send("group", {"n": 2})
+    proxy.reset()
+    proxy.release_answers()
+    await soon(joining)
+    assert await drain(receiver, early, 2) == [1, 2]
+    assert await drain(receiver, late, 1) == [2]
+
+
+async def test_a_join_that_its_node_has_not_heard_of_survives_the_last_leave(
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy
+) -> None:
+    """The owner's "nobody left" does not delete a row that another process has just joined."""
+    owner, other = layers(port=proxy.port), layers()
+    first, second = await owner.new_channel(), await owner.new_channel()
+    await owner.group_add("group", first)
+    await connected(owner)
+    listening = supervisor_of(owner)._listening
+    wire = listening.wire
+    assert wire is not None
+    heard: list[bytes] = []
+    notified, wire.on_notify = wire.on_notify, heard.append
+    await other.group_add("group", second)
+    await owner.group_discard("group", first)
+    await until(lambda: not node_of(owner).memberships.dirty)
+    for payload in heard:
+        notified(payload)
+    wire.on_notify = notified
+    await until(lambda: not node_of(owner).memberships.dirty)
+    await other.group_send("group", {"n": 1})
+    assert (await soon(owner.receive(second)))["n"] == 1
+    await other.group_discard("group", second)
+    rows = "SELECT count(*) FROM channels_pg_secrets_member"
+    await until(lambda: installed.execute(rows) == [(0,)])
+
+
+# 7. Heartbeat
+
+
+async def test_a_node_that_was_given_up_registers_again(
+    layers: Layers, installed: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A heartbeat that finds no row enters the node again, with its memberships."""
+    monkeypatch.setattr(supervisor, "HEARTBEAT", 0.1)
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    gone = "SELECT channels_pg_secrets_deregister_v1(%s)"
+    installed.execute(gone, (node_of(receiver).identity.node,))
+    members = "SELECT count(*) FROM channels_pg_secrets_member"
+    await until(lambda: installed.execute(members) == [(1,)])
+    await sender.group_send("group", {"n": 1})
+    assert (await soon(receiver.receive(channel)))["n"] == 1
+
+
+async def test_a_dead_nodes_rows_are_swept_away(
+    layers: Layers, installed: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that has been silent for too long loses its entry and its memberships."""
+    monkeypatch.setattr(supervisor, "HEARTBEAT", 0.1)
+    alive, dead = layers(), layers()
+    await alive.new_channel()
+    channel = await dead.new_channel()
+    await dead.group_add("group", channel)
+    node_of(dead).homes.stop()
+    # Sweeps have come without a gap for long enough.
+    installed.execute("UPDATE channels_pg_secrets_state SET awake = awake - interval '1 hour'")
+    silent = "UPDATE channels_pg_secrets_node SET seen = seen - interval '1 hour' WHERE id = %s"
+    nodes = "SELECT count(*) FROM channels_pg_secrets_node"
+
+    def only_one() -> bool:
+        # Each time, since a last heartbeat may have been under way.
+        installed.execute(silent, (node_of(dead).identity.node,))
+        return installed.execute(nodes) == [(1,)]
+
+    await until(only_one)
+    assert installed.execute("SELECT count(*) FROM channels_pg_secrets_member") == [(0,)]
+
+
+async def test_the_slices_are_emptied_in_turn(
+    layers: Layers, installed: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is older than the expiry is truncated, also when nobody sends any more."""
+    monkeypatch.setattr(supervisor, "HEARTBEAT", 0.05)
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    for number in range(90):
+        await sender.send(channel, {"n": number})
+    size = "SELECT sum(pg_relation_size(c)) FROM unnest(%s::regclass[]) AS c"
+    slices = [f"channels_pg_secrets_message_{number}" for number in range(3)]
+    assert installed.execute(size, (slices,))[0][0] > 0
+    installed.execute("UPDATE channels_pg_secrets_node SET span = 0.1")
+    await until(lambda: installed.execute(size, (slices,))[0][0] == 0)
+    assert await drain(receiver, channel, 90) == list(range(90))
+
+
+async def test_a_stopped_process_does_not_hold_its_backend_for_ever(
+    layers: Layers, installed: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server itself ends a listening session whose process reads no more."""
+    monkeypatch.setattr(postgres, "LISTENER_TIMEOUT", 2.0)
+    listening, sender = layers(), layers(capacity=100_000)
+    channel = await listening.new_channel()
+    await connected(listening)
+    await sender.new_channel()
+    await connected(sender)
+    wire = supervisor_of(listening).listener.wire
+    assert wire is not None
+    session = "SELECT FROM pg_stat_activity WHERE pid = %s"
+    pid = wire.opened.connection.info.backend_pid
+    wire._loop.remove_reader(wire._fd)  # as if the process were stopped
+    monkeypatch.setattr(wire, "overdue", lambda _seconds: False)
+
+    async def flood() -> None:
+        while True:
+            await asyncio.gather(*(sender.send(channel, {"d": b"x" * 5000}) for _ in range(200)))
+
+    flooding = asyncio.create_task(flood())
+    try:
+        await until(lambda: not installed.execute(session, (pid,)), 30)
+    finally:
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+
+
+# 8. flush
+
+
+async def test_flush_waits_for_live_nodes_only_so_long(
+    layers: Layers, installed: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that does not answer holds flush up until its time-out, and no longer."""
+    from channels_pg_secrets.layer import channel_layer
+
+    monkeypatch.setattr(channel_layer, "FLUSH_TIMEOUT", 0.5)
+    layer = layers()
+    await layer.new_channel()
+    installed.execute(
+        "INSERT INTO channels_pg_secrets_node (id, prefix, channel, inner_pad, outer_pad, span)"
+        " VALUES (1, 'asgi', 'nobody', '', '', 30)"
+    )
+    begun = time.monotonic()
+    await layer.flush()
+    assert 0.5 <= time.monotonic() - begun < 3
+
+
+async def test_after_flush_no_process_has_messages_or_members(layers: Layers) -> None:
+    """When flush returns, the mailboxes and memberships of all nodes are empty."""
+    nodes = [layers() for _ in range(3)]
+    channels = [await layer.new_channel() for layer in nodes]
+    for layer, channel in zip(nodes, channels, strict=True):
+        await layer.group_add("group", channel)
+        await nodes[0].send(channel, {"n": 0})
+        await nodes[0].send("work", {"n": 0})
+    await nodes[0].flush()
+    await nodes[1].group_send("group", {"n": 1})
+    for layer, channel in zip(nodes, channels, strict=True):
+        assert await drain(layer, channel) == []
+    assert await drain(nodes[2], "work") == []
+
+
+# Normal channels
+
+
+async def test_a_claim_whose_reply_was_lost_is_not_lost(
+    layers: Layers, proxy: FaultProxy, installed: FreshDatabase
+) -> None:
+    """After a reconnect a node finds what it has claimed without knowing, and gives it back."""
+    sender, worker = layers(), layers(port=proxy.port)
+    receiving = asyncio.create_task(worker.receive("work"))
+    await connected(worker)
+    await sender.send("work", {"n": 0})
+    assert (await soon(receiving))["n"] == 0
+    await until(lambda: not installed.execute("SELECT FROM channels_pg_secrets_queue"))
+    await settled(worker)
+    proxy.hold_answers()
+    await sender.send("work", {"n": 1})
+    receiving = asyncio.create_task(worker.receive("work"))
+    claimed = "SELECT FROM channels_pg_secrets_queue WHERE claimed_by IS NOT NULL"
+    await until(lambda: installed.execute(claimed))
+    proxy.reset()
+    proxy.release_answers()
+    assert (await soon(receiving))["n"] == 1
+
+
+async def test_a_normal_channel_at_capacity_stays_exact_across_a_lost_reply(
+    layers: Layers, proxy: FaultProxy, installed: FreshDatabase
+) -> None:
+    """The refusals of a batch whose answer was lost are the same when it is asked again."""
+    sender, worker = layers(port=proxy.port, capacity=3), layers()
+    await sender.send("other", {"n": 0})
+    await settled(sender)
+    proxy.hold_answers()
+    sends = [asyncio.create_task(sender.send("work", {"n": number})) for number in range(5)]
+    queued = "SELECT FROM channels_pg_secrets_queue WHERE channel = 'work'"
+    await until(lambda: installed.execute(queued))
+    proxy.reset()
+    proxy.release_answers()
+    outcomes = await soon(asyncio.gather(*sends, return_exceptions=True))
+    assert [type(outcome) for outcome in outcomes] == [type(None)] * 3 + [ChannelFull] * 2
+    assert await drain(worker, "work", 3) == [0, 1, 2]
+
+
+def waiting_for_locks(database: FreshDatabase) -> int:
+    """How many backends wait for an advisory lock."""
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    return int(database.execute(query)[0][0])
+
+
+def empty_tables(database: FreshDatabase) -> None:
+    """Do to the unlogged tables what a crash does."""
+    tables = ("state", "node", "member", "reader", "message_0", "message_1", "message_2")
+    database.execute("TRUNCATE " + ", ".join(f"channels_pg_secrets_{table}" for table in tables))
