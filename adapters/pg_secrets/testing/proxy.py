@@ -153,10 +153,16 @@ class FaultProxy:
                         break
                     under_way.append((time.monotonic() + self.latency, data))
                 self._deliver(under_way, sink, gate)
-            if sink not in self._abandoned and sink not in self._swallowed:
+            if not self._is_lost(source, sink):
                 sink.shutdown(socket.SHUT_WR)
         except (OSError, ValueError):
-            return  # one end is gone, and the other thread sees it too
+            # One end is gone: the other one learns it, unless that is the fault that was asked for.
+            if not self._is_lost(source, sink):
+                _close(sink)
+
+    def _is_lost(self, *ends: socket.socket) -> bool:
+        """Nobody is to be told of the end of these."""
+        return any(end in self._abandoned or end in self._swallowed for end in ends)
 
     def _deliver(
         self, under_way: deque[tuple[float, bytes]], sink: socket.socket, gate: threading.Event
