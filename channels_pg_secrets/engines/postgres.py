@@ -16,6 +16,7 @@ from channels_pg_secrets.config import DATABASE_KEYS, LAYER_OPTIONS, ORM_KEYS, c
 from channels_pg_secrets.engines import serialization
 from channels_pg_secrets.engines.base import Engine
 from channels_pg_secrets.engines.connection import OpenedConnection, cut
+from channels_pg_secrets.engines.own_loop import on_own_loop
 from channels_pg_secrets.engines.resolution import DjangoBackend, Resolved, resolved
 from channels_pg_secrets.guarded import GuardedDict
 from channels_pg_secrets.layer.cipher import Cipher
@@ -107,6 +108,8 @@ class PostgresEngine(Engine):
     async def connect(self, **params: Any) -> psycopg.AsyncConnection[Any]:
         """Make one attempt to connect, in autocommit.
 
+        The default does so in a worker thread: logging in keeps a loop busy for milliseconds.
+
         Raises:
             LoginRejected: the server refused user or password.
             psycopg.OperationalError: any other failure.
@@ -114,7 +117,7 @@ class PostgresEngine(Engine):
         hidden = GuardedDict(params, autocommit=True)
         # What a traceback shows of this frame must not hold the password.
         del params
-        return await open_async(hidden)
+        return await on_own_loop(lambda: open_async(hidden), _finish)
 
     def serialize(self, message: dict[str, Any]) -> bytes:
         """Return a message as bytes, at any time and in any thread; must not block.
@@ -308,3 +311,7 @@ class PostgresEngine(Engine):
             # The server's own: libpq's parameter of that name is about what the client sends.
             milliseconds = int(LISTENER_TIMEOUT * 1000)
             await connection.execute(f"SET tcp_user_timeout = {milliseconds}".encode())
+
+
+def _finish(connection: psycopg.AsyncConnection[Any]) -> None:
+    connection.pgconn.finish()

@@ -121,6 +121,10 @@ class Listener:
         self._held: dict[int, Held] = {}
         self._warn = inbox.complaints.warn
 
+    async def rehearse(self, wire: Wire) -> None:
+        """Have a new session plan how it reads the backlog while the old one still listens."""
+        await wire.call(statements.BACKLOG, self._identity.node, [], [], -1, -1, False, 0)
+
     async def take_over(self, wire: Wire) -> Wire | None:
         """Move to another connection; returns the one used before, for the caller to close.
 

@@ -205,6 +205,10 @@ class Command:
 #: The only probe that notices a dropped role: LISTEN, NOTIFY and SELECT 1 go on working.
 PROBE = Command(b"SELECT session_user::text", (text,))
 
+#: Around statements whose effects are not wanted.
+BEGIN = Command(b"BEGIN")
+ROLLBACK = Command(b"ROLLBACK")
+
 
 def listen(channel: str) -> Command:
     """Return the LISTEN for a channel name made of letters, digits and underscores."""

@@ -20,13 +20,8 @@ import psycopg
 from channels_pg_secrets.errors import LayerMisconfigured
 from channels_pg_secrets.layer import statements
 from channels_pg_secrets.layer.listener import Listener
-from channels_pg_secrets.layer.publisher import (
-    TRANSIENT,
-    MembershipJob,
-    Publisher,
-    not_granted,
-    not_installed,
-)
+from channels_pg_secrets.layer.publisher import TRANSIENT, Publisher, not_granted, not_installed
+from channels_pg_secrets.layer.registration import Registration
 from channels_pg_secrets.layer.wire import Rows, Wire, WireLost
 from channels_pg_secrets.timeouts import timeout
 from pg_secrets.connect import LoginRejected
@@ -94,11 +89,9 @@ class Supervisor:
         self._next_heartbeat = 0.0
         #: Young sessions in a row that had no rights.
         self._refusals = 0
-        self._registering: asyncio.Task[None] | None = None
-        #: The tables hold the node, and its memberships, as far as is known.
-        self._entered = asyncio.Event()
+        self._registration = Registration(node, self.publisher, tenure, self._missed)
         self._loop = asyncio.get_running_loop()
-        self.publisher.on_unknown = self._register_again
+        self.publisher.on_unknown = self._registration.again
         self.publisher.on_rights_lost = self._rights_lost
         self.listener.on_refused = self._unread
         self.listener.on_overflow = self._reread
@@ -144,7 +137,7 @@ class Supervisor:
             if link.wire is not None and link.wire.overdue(ANSWER_TIMEOUT):
                 link.wire.abandon(WireLost(f"no answer within {ANSWER_TIMEOUT:g} seconds"))
             due = now >= link.retry_at or self._has_another_login(link)
-            if link.task is None and due and self._wanted(link):
+            if link.task is None and due and self._wanted(link) and not self._can_wait(link):
                 link.task = self._loop.create_task(self._open(link))
                 link.task.add_done_callback(self._opened(link))
         if now >= self._next_heartbeat:
@@ -162,6 +155,10 @@ class Supervisor:
         if source is not None and source.generation > opened.generation:
             return True
         return time.monotonic() - opened.opened_at > link.max_age
+
+    def _can_wait(self, link: Link) -> bool:
+        """One moves after the other: two logins at once would hold up twice the messages."""
+        return link.up and any(other.task is not None for other in self._links)
 
     def _has_another_login(self, link: Link) -> bool:
         """What the server refused is left alone for a while; what has come since need not be."""
@@ -217,8 +214,12 @@ class Supervisor:
     async def _hand_over(self, link: Link, wire: Wire) -> None:
         await wire.call(statements.PROBE)
         if link is self._publishing:
+            if link.up:
+                await self._registration.rehearse(wire)
             await self._take_over_publisher(wire)
         else:
+            if link.up:
+                await self.listener.rehearse(wire)
             await self._take_over_listener(wire)
 
     async def _take_over_listener(self, wire: Wire) -> None:
@@ -226,7 +227,7 @@ class Supervisor:
         old = self.listener.wire
         # What came while the tables did not know us lies there without an announcement: whoever
         # listened before it was all there would take what comes later for everything.
-        await self._entered.wait()
+        await self._registration.entered.wait()
         try:
             await self.listener.take_over(wire)
         finally:
@@ -241,7 +242,7 @@ class Supervisor:
         self.publisher.hold()
         try:
             await self._between_statements()
-            await self._register(wire)
+            await self._registration.enter(wire)
             old = self.publisher.use(wire)
             self._publishing.wire = wire
             if old is not None:
@@ -259,67 +260,13 @@ class Supervisor:
             if self.publisher.wire is not None:
                 self.publisher.wire.abandon(WireLost("no answer before the hand-over"))
 
-    async def _register(self, wire: Wire) -> None:
-        """Enter the node table, or find our entry; then make good whatever was lost."""
-        node, identity = self._node, self._node.identity
-        rows = await wire.call(statements.REGISTER, *node.registration())
-        incarnation, known, epoch = rows[0]
-        entered = identity.incarnation != 0
-        emptied = entered and identity.incarnation != incarnation
-        with self._tenure.lock:
-            if not self._tenure.current:
-                return
-            node.registered(incarnation, known=known, epoch=epoch, emptied=emptied)
-            # Not undone by a connection that ends here: the next one is known, and has to go on.
-            identity.caught_up = identity.caught_up and (known or not entered)
-        if not identity.caught_up:
-            # What was sent before is to be read again, if it is still there.
-            self.listener.pause()
-            self._listening.replace = self._listening.up
-            await self._write_memberships(wire)
-            await wire.call(statements.CATCH_UP, identity.prefix, identity.node)
-            identity.caught_up = True
-        self._entered.set()
-
-    async def _write_memberships(self, wire: Wire) -> None:
-        """Write the groups of a node that the tables had lost, before anybody listens for it."""
-        job = MembershipJob(self._node.memberships)
-        while self._tenure.current and job.waiting:
-            call = job.next_call(self._node.identity)
-            if call is None:
-                return
-            try:
-                rows = await wire.call(call.statement, *call.values)
-            except BaseException:
-                # A cancellation included: the next home has to write them again.
-                call.in_doubt()
-                raise
-            if not call.done(rows):
-                call.in_doubt()
-                raise WireLost("the tables were emptied again")
-
-    def _register_again(self) -> None:
-        """The tables do not know this node: it was silent for too long, or they were emptied."""
-        if self._registering is not None or self.publisher.wire is None:
-            return
-        wire = self.publisher.wire
-        self.publisher.hold()
-
-        async def register() -> None:
-            try:
-                await self._register(wire)
-                self.publisher.release()
-            except psycopg.Error as error:
-                wire.abandon(WireLost(str(error)))
-            finally:
-                self._registering = None
-
-        task = self._loop.create_task(register())
-        self._registering = None if task.done() else task  # done: an eager task factory
-
     def _heartbeat(self) -> None:
         self._node.sweep()
-        if self._publishing.up and self._registering is None and self._publishing.wire is not None:
+        if (
+            self._publishing.wire is not None
+            and self._publishing.up
+            and not self._registration.under_way
+        ):
             values = (self._node.identity.node, STALE)
             self._publishing.wire.submit(statements.HEARTBEAT, values, self._heard)
         if self._listening.up and self._listening.wire is not None:
@@ -330,11 +277,11 @@ class Supervisor:
         if error is not None:
             self._refused(error)
         elif not rows:
-            self._register_again()
+            self._registration.again()
         else:
             incarnation, epoch = rows[0]
             if incarnation != self._node.identity.incarnation:
-                self._register_again()
+                self._registration.again()
             else:
                 self._node.flushed(epoch)
 
@@ -356,6 +303,11 @@ class Supervisor:
         elif self._listening.wire is not None:
             self._listening.retry_at = time.monotonic() + LAST_DELAY * random.uniform(0.5, 1.0)  # noqa: S311
             self._listening.wire.abandon(WireLost(str(error)))
+
+    def _missed(self) -> None:
+        """The tables had lost this node: what was sent meanwhile is read by a new connection."""
+        self.listener.pause()
+        self._listening.replace = self._listening.up
 
     def _reread(self) -> None:
         """Frames were dropped for want of room; another connection reads their rows."""
@@ -384,7 +336,7 @@ class Supervisor:
             wire.opened.release()
             if link.wire is wire:
                 if link is self._publishing:
-                    self._entered.clear()
+                    self._registration.entered.clear()
                 self._node.disconnected(link.name, error)
                 self._wake.set()
 
@@ -425,8 +377,7 @@ class Supervisor:
             if link.task is not None:
                 link.task.cancel()
         self.release()
-        if self._registering is not None:
-            self._registering.cancel()
+        self._registration.cancel()
 
 
 def _explained(error: Exception) -> Exception:

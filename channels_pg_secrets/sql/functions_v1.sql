@@ -65,9 +65,7 @@ BEGIN
     END IF;
 
     IF p_retry THEN
-        SELECT EXISTS (SELECT FROM @schema@.channels_pg_secrets_message_0 m WHERE m.sender = p_sender AND m.seq > p_base)
-            OR EXISTS (SELECT FROM @schema@.channels_pg_secrets_message_1 m WHERE m.sender = p_sender AND m.seq > p_base)
-            OR EXISTS (SELECT FROM @schema@.channels_pg_secrets_message_2 m WHERE m.sender = p_sender AND m.seq > p_base)
+        SELECT EXISTS (SELECT FROM @schema@.channels_pg_secrets_message m WHERE m.sender = p_sender AND m.seq > p_base)
         INTO v_skip_frames;
     END IF;
     -- A first try too: its packets may come after the retry that took its place.
@@ -318,12 +316,8 @@ BEGIN
     PERFORM pg_advisory_xact_lock(7919, 2);
     SELECT s.slice INTO v_slice FROM @schema@.channels_pg_secrets_state s;
     PERFORM @schema@.channels_pg_secrets_copy_v1(v_slice, p_node, m.sender, m.seq, m.created, m.expires, m.body)
-    FROM (
-        SELECT * FROM @schema@.channels_pg_secrets_message_0 WHERE node = -1
-        UNION ALL SELECT * FROM @schema@.channels_pg_secrets_message_1 WHERE node = -1
-        UNION ALL SELECT * FROM @schema@.channels_pg_secrets_message_2 WHERE node = -1
-    ) m
-    WHERE m.sender <> p_node AND m.blob = convert_to(p_prefix, 'UTF8') AND m.expires > clock_timestamp()
+    FROM @schema@.channels_pg_secrets_message m
+    WHERE m.node = -1 AND m.sender <> p_node AND m.blob = convert_to(p_prefix, 'UTF8') AND m.expires > clock_timestamp()
       AND EXISTS (SELECT FROM @schema@.channels_pg_secrets_member g
                   WHERE g.prefix = p_prefix AND g.node = p_node
                     AND g.grp = substr(split_part(m.body, ' ', 1), 2));
@@ -360,35 +354,45 @@ BEGIN
 END $$;
 
 -- What a node has not seen, page by page, in order per sender; with p_joins only what holds a join.
+-- Goes from sender to sender, and reads of each only what is new: a process that moves to another
+-- connection waits for this, and may have had much in the last minutes.
 CREATE FUNCTION channels_pg_secrets_backlog_v1(
     p_node bigint, p_senders bigint[], p_marks bigint[],
     p_after_sender bigint, p_after_seq bigint, p_joins boolean, p_limit integer
 ) RETURNS TABLE (sender bigint, seq bigint, body text, age double precision)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT m.sender, m.seq, m.body, extract(epoch FROM clock_timestamp() - m.created)::double precision
-    FROM (
-        SELECT * FROM @schema@.channels_pg_secrets_message_0 WHERE node = p_node
-        UNION ALL SELECT * FROM @schema@.channels_pg_secrets_message_1 WHERE node = p_node
-        UNION ALL SELECT * FROM @schema@.channels_pg_secrets_message_2 WHERE node = p_node
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH RECURSIVE heard (sender) AS (
+        (SELECT m.sender FROM @schema@.channels_pg_secrets_message m
+         WHERE m.node = p_node AND m.sender >= p_after_sender ORDER BY m.sender LIMIT 1)
+        UNION ALL
+        SELECT n.sender FROM heard h CROSS JOIN LATERAL (
+            SELECT m.sender FROM @schema@.channels_pg_secrets_message m
+            WHERE m.node = p_node AND m.sender > h.sender ORDER BY m.sender LIMIT 1) n
+    )
+    SELECT h.sender, m.seq, m.body, extract(epoch FROM clock_timestamp() - m.created)::double precision
+    FROM heard h
+    LEFT JOIN unnest(p_senders, p_marks) AS w (sender, mark) ON w.sender = h.sender
+    CROSS JOIN LATERAL (
+        SELECT m.seq, m.body, m.created FROM @schema@.channels_pg_secrets_message m
+        WHERE m.node = p_node AND m.sender = h.sender
+          AND m.seq > greatest(w.mark, CASE WHEN h.sender = p_after_sender THEN p_after_seq ELSE -1 END)
+          AND m.expires > clock_timestamp() AND (NOT p_joins OR m.body ~ '(^|,)[+]')
+        ORDER BY m.seq LIMIT p_limit
     ) m
-    LEFT JOIN unnest(p_senders, p_marks) AS w (sender, mark) ON w.sender = m.sender
-    WHERE (w.mark IS NULL OR m.seq > w.mark)
-      AND (m.sender, m.seq) > (p_after_sender, p_after_seq)
-      AND m.expires > clock_timestamp()
-      AND (NOT p_joins OR m.body ~ '(^|,)[+]')
-    ORDER BY m.sender, m.seq
+    ORDER BY h.sender, m.seq
     LIMIT p_limit;
-$$;
+END $$;
 
 -- The body of a large message; no row once it has expired.
 CREATE FUNCTION channels_pg_secrets_blob_v1(p_sender bigint, p_seq bigint)
 RETURNS TABLE (blob bytea)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT blob FROM @schema@.channels_pg_secrets_message_0 WHERE node = 0 AND sender = p_sender AND seq = p_seq
-    UNION ALL
-    SELECT blob FROM @schema@.channels_pg_secrets_message_1 WHERE node = 0 AND sender = p_sender AND seq = p_seq
-    UNION ALL
-    SELECT blob FROM @schema@.channels_pg_secrets_message_2 WHERE node = 0 AND sender = p_sender AND seq = p_seq;
+    SELECT m.blob FROM @schema@.channels_pg_secrets_message m
+    WHERE m.node = 0 AND m.sender = p_sender AND m.seq = p_seq;
 $$;
 
 -- Writes the memberships that a node wants, each group as it should now be. channel '' is the node

@@ -93,6 +93,12 @@ CREATE UNLOGGED TABLE channels_pg_secrets_message_1
 CREATE UNLOGGED TABLE channels_pg_secrets_message_2
     (LIKE channels_pg_secrets_message_0 INCLUDING DEFAULTS INCLUDING STORAGE INCLUDING INDEXES);
 
+-- All of them, for reading.
+CREATE VIEW channels_pg_secrets_message AS
+    SELECT * FROM channels_pg_secrets_message_0
+    UNION ALL SELECT * FROM channels_pg_secrets_message_1
+    UNION ALL SELECT * FROM channels_pg_secrets_message_2;
+
 -- Normal channels: work that any process may take. Logged, since no receiver could tell a
 -- re-sent message from one that another worker has already finished.
 CREATE TABLE channels_pg_secrets_queue (

@@ -271,6 +271,31 @@ async def test_moving_to_new_connections_under_load_loses_and_repeats_nothing(
     assert sent > 500
 
 
+def test_a_backlog_reads_what_is_new_and_no_more(installed: FreshDatabase) -> None:
+    """Or each hand-over would hold up messages for as long as it takes to read a minute of them."""
+    params = installed.connection_params()
+    with psycopg.connect(**params) as connection:
+        for table, sender, first, last in ((0, 8, 1, 3000), (0, 9, 1, 3000), (1, 9, 3001, 3002)):
+            connection.execute(
+                f"INSERT INTO channels_pg_secrets_message_{table}"
+                " (node, sender, seq, expires, body)"
+                " SELECT 7, %s, n, now() + interval '1 minute', 'x'"
+                " FROM generate_series(%s::int, %s) n",
+                (sender, first, last),
+            )
+    with psycopg.connect(**params) as connection:
+        rows = connection.execute(
+            "SELECT sender, seq FROM channels_pg_secrets_backlog_v1("
+            "7, ARRAY[8, 9], ARRAY[2999, 2998], -1, -1, false, 500)"
+        ).fetchall()
+        assert rows == [(8, 3000), (9, 2999), (9, 3000), (9, 3001), (9, 3002)]
+        ((read,),) = connection.execute(
+            "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_user_tables"
+            " WHERE relname LIKE 'channels_pg_secrets_message%'"
+        ).fetchall()
+        assert read < 50
+
+
 async def test_a_backlog_of_many_pages_arrives_in_order(
     layers: Layers, installed: FreshDatabase, proxy: FaultProxy
 ) -> None:

@@ -8,9 +8,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
+from channels_pg_secrets.engines import PostgresEngine
 from channels_pg_secrets.layer import supervisor
+from channels_pg_secrets.layer.channel_layer import PostgresChannelLayer
 from pg_secrets.credentials import Credentials
 from pg_secrets.registry import credential_source
 from pg_secrets.source import CredentialSource
@@ -161,6 +164,44 @@ async def test_at_most_four_connections(
         done = True
         await watching
     assert 2 <= most <= 4
+
+
+class Watched(PostgresEngine):
+    """Counts how many connections are being opened at once."""
+
+    opening = 0
+    most = 0
+
+    async def connect(self, **params: Any) -> psycopg.AsyncConnection[Any]:
+        """Connect as ever."""
+        self.opening += 1
+        self.most = max(self.most, self.opening)
+        try:
+            return await super().connect(**params)
+        finally:
+            self.opening -= 1
+
+
+async def test_connections_move_one_after_the_other_and_rehearse_without_a_trace(
+    layers: Layers, store: Store, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each login takes the CPU that messages need; and a rehearsal writes and tells nothing."""
+    engine = Watched(layers.settings(None, store.source), store.source)
+    layer = engine.channel_layer(prefix=layers.prefix)
+    assert isinstance(layer, PostgresChannelLayer)
+    layers.made.append(layer)
+    await layer.new_channel()
+    await eventually(lambda: len(layer.stats()["connected"]) == 2)
+    engine.most = 0
+    for _ in range(3):
+        login = layers.database.login()
+        store.put(login)
+        await eventually(lambda: layers.backends(login.user) == 2)  # noqa: B023
+    assert engine.most == 1
+    query = "SELECT count(*) FROM channels_pg_secrets_message WHERE sender < 0"
+    assert layers.database.execute(query) == [(0,)]
+    # A notification that is no frame would be reported.
+    assert "not ours" not in caplog.text
 
 
 async def test_passwords_from_a_file(
