@@ -295,16 +295,16 @@ class Outbox:
                 self._queue.popleft()
                 self._bytes -= out.size
                 continue
+            last = elements[-1] if elements else None
+            joins = last is not None and out.plain and last[0].plain and last[0].node == out.node
+            fits = element_size + len(out.item) < MAX_ITEM
+            if joins and not fits and len(elements) == 1:
+                # A frame that is full goes alone: that is the cheapest statement, and its senders
+                # make their next messages while the server has the next frame.
+                break
             self._queue.popleft()
             size += out.size
-            last = elements[-1] if elements else None
-            if (
-                last is not None
-                and out.plain
-                and last[0].plain
-                and last[0].node == out.node
-                and element_size + len(out.item) < MAX_ITEM
-            ):
+            if last is not None and joins and fits:
                 last.append(out)
                 element_size += len(out.item) + 1
             else:
