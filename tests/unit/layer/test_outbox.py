@@ -71,10 +71,20 @@ def test_joins_leaves_and_large_messages_stand_alone(outbox: Outbox) -> None:
 
 def test_a_merged_element_fits_a_notification(outbox: Outbox) -> None:
     """Merging stops before an element outgrows a notification."""
-    queue(outbox, *(frame("x" * 3000) for _ in range(5)))
+    queue(outbox, frame("y", node=2), *(frame("x" * 3000) for _ in range(5)))
     sizes = [len(body) for body in bodies(batch_of(outbox))]
-    assert sizes == [6001, 6001, 3000]
+    assert sizes == [1, 6001, 6001, 3000]
     assert max(sizes) <= MAX_ITEM
+
+
+def test_a_full_frame_goes_alone(outbox: Outbox) -> None:
+    """What comes first for one process, and fills a notification, needs no arrays."""
+    queue(outbox, *(frame("x" * 3000) for _ in range(5)))
+    for base, size in ((0, 6001), (1, 6001), (2, 3000)):
+        batch = batch_of(outbox)
+        assert (batch.base, batch.is_single) == (base, True)
+        assert [len(body) for body in bodies(batch)] == [size]
+        outbox.done(batch, ())
 
 
 def test_a_batch_is_bounded_in_elements(outbox: Outbox) -> None:
