@@ -47,6 +47,12 @@ class CredentialAdapter(ABC):
         """Say cheaply whether the store has something newer; ``None`` when only a fetch tells."""
         return None
 
+    def rejected(self, credentials: Credentials) -> None:  # noqa: B027 - optional
+        """Note that the database refused this login, which the next fetch may not want to repeat.
+
+        Called in any thread, also during another call. Must not block or send anything.
+        """
+
     def forked(self) -> None:  # noqa: B027 - optional
         """Drop what must not be shared with the parent process: sockets, sessions, tokens.
 

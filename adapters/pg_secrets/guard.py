@@ -50,6 +50,13 @@ class GuardedAdapter:
         except CredentialsError:
             return False
 
+    def rejected(self, credentials: Credentials) -> None:
+        """Pass it on without waiting for a call that is under way."""
+        try:
+            guarded(self.name, lambda: self.adapter.rejected(credentials))
+        except CredentialsError as error:
+            logger.warning("adapter %r did not note a rejection: %s", self.name, error)
+
     def close(self) -> None:
         self._call(self.adapter.close)
 

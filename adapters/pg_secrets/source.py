@@ -219,6 +219,7 @@ class CredentialSource:
                 error = CredentialsError(f"the server refused the login{code}")
                 cache.announce("rejected", snapshot.credentials.generation, error)
             cache.fresh.clear()
+        self._guard.rejected(credentials)
         cache.deliver()
         self._refresher.wake()
 
