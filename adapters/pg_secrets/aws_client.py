@@ -55,19 +55,21 @@ class AwsPlace:
     timeout: tuple[float, float] = (CONNECT_TIMEOUT, READ_TIMEOUT)
 
     @classmethod
-    def from_options(cls, options: Options) -> AwsPlace:
+    def from_options(cls, options: Options, *, endpoint: bool = True) -> AwsPlace:
         """Read ``REGION``, ``PROFILE``, ``ENDPOINT``, the role's options and the time-outs.
+
+        Without ``endpoint`` that is no option: nothing is asked there.
 
         Raises:
             AdapterMisconfigured: one is of the wrong kind.
         """
-        endpoint = options.text("ENDPOINT", None)
-        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        url = options.text("ENDPOINT", None) if endpoint else None
+        if url is not None and not url.startswith(("http://", "https://")):
             raise options.error("ENDPOINT", "expected a URL such as https://vpce-1.example")
         return cls(
             options.text("REGION", None),
             options.text("PROFILE", None),
-            endpoint,
+            url,
             AssumedRole.from_options(options),
             (
                 options.seconds("CONNECT_TIMEOUT", CONNECT_TIMEOUT, minimum=0.05, maximum=60),
@@ -94,7 +96,7 @@ class AwsClient:
         shown = (self._service, self._place.region, self._place.profile, role)
         return f"<AwsClient {' '.join(filter(None, shown))}>"
 
-    def call(self, operation: str, purpose: str, **parameters: Any) -> dict[str, Any]:
+    def call(self, operation: str, purpose: str, **parameters: Any) -> Any:
         """Call an operation by its name in boto3; ``purpose`` is what an error calls it.
 
         Raises:
@@ -103,13 +105,11 @@ class AwsClient:
         failure: CredentialsError
         try:
             with unlogged(_TALKATIVE):
-                answer = getattr(self._connected(), operation)(**parameters)
+                return getattr(self._connected(), operation)(**parameters)
         except CredentialsError:
             raise
         except Exception as error:  # noqa: BLE001 - botocore's own, or what it lets through
             failure = explained(error, purpose, self._place.timeout)
-        else:
-            return dict(answer)
         raise failure
 
     def forget(self) -> None:
@@ -168,6 +168,6 @@ def _import_boto3() -> Any:
         import boto3
     except ImportError as error:
         raise AdapterNotInstalled(
-            "adapter 'aws' needs boto3: run pip install 'channels-pg-secrets[aws]'"
+            "adapters 'aws' and 'rds_iam' need boto3: run pip install 'channels-pg-secrets[aws]'"
         ) from error
     return boto3

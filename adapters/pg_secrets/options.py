@@ -183,6 +183,21 @@ class Options:
             raise self._wrong(key, value, "a mapping with strings for keys")
         return dict(value)
 
+    def texts(self, key: str) -> list[str]:
+        """Return a list, at least one long, of strings, the first of which is not empty."""
+        value = self._take(key, _MISSING)
+        right = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+        if not right or not value or not value[0]:
+            raise self._wrong(key, value, "a list of strings")
+        return list(value)
+
+    def items(self, key: str) -> list[Any]:
+        """Return a list of anything, at least one long."""
+        value = self._take(key, _MISSING)
+        if not isinstance(value, (list, tuple)) or not value:
+            raise self._wrong(key, value, "a list with something in it")
+        return list(value)
+
     # the end ------------------------------------------------------------------------------
 
     def error(self, key: str, message: str) -> AdapterMisconfigured:

@@ -71,6 +71,18 @@ def credential_source(config: SourceConfig) -> CredentialSource:
     raise failure
 
 
+def credential_adapter(config: str | Mapping[str, Any]) -> CredentialAdapter:
+    """Build an adapter of its own from a name or a mapping with ``ADAPTER``; nothing is sent.
+
+    Raises:
+        AdapterMisconfigured: no such adapter, its settings are wrong, or building it failed.
+        AdapterNotInstalled: the package it needs is missing.
+    """
+    settings = {"ADAPTER": config} if isinstance(config, str) else dict(config)
+    name, factory = _chosen(settings)
+    return guarded(name, lambda: factory(settings), AdapterMisconfigured)
+
+
 def _source(config: SourceConfig) -> CredentialSource:
     if isinstance(config, CredentialSource):
         return config
@@ -105,19 +117,22 @@ def _shared(key: object, build: Callable[[], CredentialSource]) -> CredentialSou
         made = build()
 
 
-def _from_settings(settings: dict[str, Any]) -> CredentialSource:
+def _chosen(settings: dict[str, Any]) -> tuple[str, AdapterFactory]:
+    """Take ``ADAPTER`` out of the settings; return its name and what builds it."""
     adapter = settings.pop("ADAPTER", None)
-    factory: AdapterFactory
     if isinstance(adapter, type) and issubclass(adapter, CredentialAdapter):
-        name, factory = adapter.name or adapter.__name__, adapter.from_config
-    elif isinstance(adapter, str) and adapter:
+        return adapter.name or adapter.__name__, adapter.from_config
+    if isinstance(adapter, str) and adapter:
         # Finding it may import it, and with it whatever a stranger's module does.
-        name, factory = adapter, guarded(adapter, lambda: _factory(adapter), AdapterMisconfigured)
-    else:
-        found = "nothing" if adapter is None else f"a {type(adapter).__name__}"
-        raise AdapterMisconfigured(
-            f"CREDENTIALS: ADAPTER must name an adapter, found {found}; known: {_listed()}"
-        )
+        return adapter, guarded(adapter, lambda: _factory(adapter), AdapterMisconfigured)
+    found = "nothing" if adapter is None else f"a {type(adapter).__name__}"
+    raise AdapterMisconfigured(
+        f"CREDENTIALS: ADAPTER must name an adapter, found {found}; known: {_listed()}"
+    )
+
+
+def _from_settings(settings: dict[str, Any]) -> CredentialSource:
+    name, factory = _chosen(settings)
     own = ("TTL", "BACKGROUND")
     options = Options({key: settings.pop(key, None) for key in own}, adapter=name)
     ttl = options.seconds("TTL", None, minimum=1.0)
