@@ -124,6 +124,7 @@ class AwsClient:
 
     def _connected(self) -> Any:
         if self._client is None or self._clock() > self._good_until:
+            self.close()  # a role that has ended
             boto3 = _import_boto3()
             place = self._place
             session = boto3.Session(profile_name=place.profile, region_name=place.region)

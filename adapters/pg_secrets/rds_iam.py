@@ -11,6 +11,7 @@ from pg_secrets.aws_client import AwsClient, AwsPlace
 from pg_secrets.credentials import Credentials
 from pg_secrets.options import Options
 from pg_secrets.redaction import stripping
+from pg_secrets.tls import tls_parameters
 
 #: Seconds for which RDS takes a token, and for which one is used here (Amazon RDS User Guide, "IAM
 #: database authentication": 15 minutes; half a minute less for clocks that differ).
@@ -74,15 +75,12 @@ class RdsIamAdapter(CredentialAdapter):
         host = options.text("HOST")
         port = options.integer("PORT", 5432, minimum=1, maximum=65535)
         user = options.text("USERNAME")
-        mode = options.choice("SSLMODE", ("verify-full", "verify-ca", "require"), "verify-full")
-        certificates = options.path("SSLROOTCERT", None)
+        tls = tls_parameters(options)
         place = AwsPlace.from_options(options, endpoint=False)
         options.finish()
         if "/" in host or "," in host:
             raise options.error("HOST", "expected one host's name, as a token is for one host")
-        parameters: dict[str, Any] = {"host": host, "port": port, "sslmode": mode}
-        if certificates is not None:
-            parameters["sslrootcert"] = str(certificates)
+        parameters = {"host": host, "port": port, **tls}
         client = AwsClient(place, "rds", clock=clock)
         return cls(client, host=host, port=port, user=user, parameters=parameters, clock=clock)
 

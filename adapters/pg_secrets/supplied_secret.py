@@ -131,3 +131,12 @@ class SuppliedSecret:
         if not secret.isascii() or not secret.isprintable() or " " in secret:
             raise CredentialsInvalid(self._about("", "it holds a space or a control character"))
         return secret
+
+
+class SuppliedPassword(SuppliedSecret):
+    """A secret that goes into a request's body, where it may hold anything a line may hold."""
+
+    def _fit(self, secret: str) -> str:
+        if not secret.isprintable():
+            raise CredentialsInvalid(self._about("", "it holds a control character"))
+        return secret

@@ -46,8 +46,16 @@ class VaultAdapter(CredentialAdapter):
         ``{"METHOD": "token"}`` with one of ``TOKEN``, ``TOKEN_ENV``, ``TOKEN_FILE`` (read again
         when the file changes, as Vault Agent's sink does); by default ``VAULT_TOKEN``, then
         ``~/.vault-token``.
-        ``{"METHOD": "approle"}`` with ``ROLE_ID`` and ``SECRET_ID``, each also as ``…_ENV`` or
-        ``…_FILE``, and ``MOUNT`` (default ``"approle"``).
+        ``{"METHOD": "approle"}`` with ``ROLE_ID`` and ``SECRET_ID``; with ``WRAPPED`` (bool) the
+        latter is a wrapping token.
+        ``{"METHOD": "kubernetes"}`` with ``ROLE``, and ``TOKEN_FILE`` where the service account's
+        token is not at Kubernetes' usual place.
+        ``{"METHOD": "jwt"}`` with ``JWT`` and ``ROLE``.
+        ``{"METHOD": "userpass"}`` and ``"ldap"`` with ``USERNAME`` and ``PASSWORD``.
+        ``{"METHOD": "cert"}`` with ``CERT_FILE``, ``KEY_FILE`` and ``NAME`` of the role.
+        All of them take ``MOUNT`` (default: the method's name). ``TOKEN``, ``ROLE_ID``,
+        ``SECRET_ID``, ``JWT`` and ``PASSWORD`` may also be given as ``…_ENV`` (a variable's name)
+        or ``…_FILE`` (a path), and are read afresh for every login.
 
     Where:
 

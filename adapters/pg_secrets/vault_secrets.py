@@ -9,7 +9,7 @@ from pg_secrets.credentials import Credentials, Lease
 from pg_secrets.errors import CredentialsInvalid, CredentialsNotFound
 from pg_secrets.fields import FieldMap, login
 from pg_secrets.options import Options
-from pg_secrets.vault_auth import number
+from pg_secrets.vault_auth_method import number
 from pg_secrets.vault_errors import Answer
 from pg_secrets.vault_session import VaultSession
 

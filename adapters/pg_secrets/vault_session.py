@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pg_secrets.errors import CredentialsError
-from pg_secrets.vault_auth import AuthMethod, number
+from pg_secrets.vault_auth_method import AuthMethod, number
 from pg_secrets.vault_client import VaultAddress, VaultClient
 from pg_secrets.vault_errors import Answer
 from pg_secrets.vault_token import Token

@@ -53,10 +53,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--adapter",
-        choices=("vault", "files"),
+        choices=("vault", "aws", "gcp", "files", "env", "command"),
         default="vault",
-        help="where the credentials come from: leases of a Vault, or a mounted secret"
-        " (default: vault)",
+        help="where the credentials come from: leases of a Vault, a cloud's secret manager (a"
+        " local server that speaks its protocol), a mounted secret, files that variables name, or"
+        " a program (default: vault)",
     )
     parser.add_argument(
         "--port", type=_port, default=8000, help="where the page is served (default: 8000)"

@@ -61,6 +61,7 @@ class Demo:
         self._progress = progress
         self._stack = ExitStack()
         self._processes: list[ServerProcess] = []
+        self._variables: dict[str, str] = {}
         self._begun = False
 
     def __enter__(self) -> Demo:
@@ -112,6 +113,7 @@ class Demo:
         )
         self._stack.callback(store.stop)
         store.start()
+        self._variables = store.environment
         with self._progress.step("Creating tables and functions, as their owner"):
             self._migrate(store)
         with self._progress.step(f"Starting {self.servers} server processes"):
@@ -203,5 +205,6 @@ class Demo:
             **os.environ,
             "CHANNELS_PG_SECRETS_DEMO": str(configuration),
             "DJANGO_SETTINGS_MODULE": SETTINGS,
+            **self._variables,
             **more,
         }

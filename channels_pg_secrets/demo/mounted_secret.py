@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from typing import Protocol
 
 import psycopg
 
@@ -27,7 +28,7 @@ class MountedSecret:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._numbers = itertools.count(1)
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
 
     def write(self, login: Login) -> None:
         """Replace the whole secret at once."""
@@ -46,8 +47,15 @@ class MountedSecret:
             shutil.rmtree(old)
 
 
+class WrittenSecret(Protocol):
+    """A place that a login is written to."""
+
+    def write(self, login: Login) -> None:
+        """Replace what is there."""
+
+
 class SecretRotator:
-    """Changes a login's password in the database and then in its mounted secret, for ever.
+    """Changes a login's password in the database and then where it is kept, for ever.
 
     In between there is a moment in which the secret is wrong, as there is in a real cluster. Half
     a period after each change every session that was opened before it is ended, so that whoever
@@ -55,7 +63,7 @@ class SecretRotator:
     """
 
     def __init__(
-        self, database: FreshDatabase, login: Login, secret: MountedSecret, *, period: float
+        self, database: FreshDatabase, login: Login, secret: WrittenSecret, *, period: float
     ) -> None:
         self.rotations = 0
         self._database = database

@@ -68,7 +68,7 @@ def result_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return dict(json.loads(line))
 
 
-@pytest.mark.parametrize("adapter", ["vault", "files"])
+@pytest.mark.parametrize("adapter", ["vault", "files"])  # .ci/run checks the others
 def test_check_loses_nothing_while_logins_rotate(temporary: Path, adapter: str) -> None:
     """Clients of two server processes get every message once while the logins change."""
     done = run_demo(temporary, "--adapter", adapter, "--check", "6", "--rotate-every", "2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,21 +43,28 @@ class HttpAnswer:
 class ScriptedHttpServer:
     """Answers on 127.0.0.1, for shapes that a real server cannot be made to give.
 
-    :meth:`script` says what the next requests to a path get; the last answer is repeated. Anything
-    else is a 404 with an empty body. What came in stands in :attr:`requests`. Thread-safe.
+    With ``tls`` it speaks HTTPS. :meth:`script` says what the next requests to a path get; the
+    last answer is repeated. Anything else is a 404 with an empty body. What came in stands in
+    :attr:`requests`. Thread-safe.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[HttpRequest] = []
         self._answers: dict[tuple[str, str], list[HttpAnswer]] = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._scheme = "http" if tls is None else "https"
+        if tls is not None:
+            # The handshake is for the connection's thread: here it would hold up all others.
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     @property
     def address(self) -> str:
         """The URL to send requests to."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_port}"
 
     def script(self, method: str, path: str, *answers: HttpAnswer) -> None:
         """Answer requests to ``path`` with ``answers``, one after the other."""

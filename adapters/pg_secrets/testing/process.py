@@ -177,11 +177,13 @@ def base_environment(**extra: str) -> dict[str, str]:
 def forget_client_settings(environ: MutableMapping[str, str] = os.environ) -> None:
     """Delete what would send clients elsewhere than to a server of one's own.
 
-    That is what libpq (``PG*``), Vault's clients (``VAULT_*``, ``BAO_*``) and HTTP clients
-    (``*_proxy``) read from the environment of somebody who uses other servers. ``PG_BIN`` stays.
+    That is what libpq (``PG*``), Vault's clients (``VAULT_*``, ``BAO_*``), those of AWS and Google
+    (``AWS_*``, ``GOOGLE_*``) and HTTP clients (``*_proxy``) read from the environment of somebody
+    who uses other servers. ``PG_BIN`` stays.
     Call it before the first connection, and before children are started.
     """
     for name in list(environ):
-        foreign = name.startswith(("PG", "VAULT_", "BAO_")) or name.lower().endswith("_proxy")
+        prefixes = ("PG", "VAULT_", "BAO_", "AWS_", "GOOGLE_")
+        foreign = name.startswith(prefixes) or name.lower().endswith("_proxy")
         if foreign and name != "PG_BIN":
             del environ[name]
