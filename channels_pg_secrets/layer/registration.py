@@ -44,6 +44,7 @@ class Registration:
         node, identity = self._node, self._node.identity
         incarnation, channel = identity.incarnation, identity.notify_channel.encode()
         await wire.call(statements.BEGIN)
+        await wire.call(statements.BRIEFLY)
         await wire.call(statements.REGISTER, *node.registration())
         # Not as the node: its own lock is in use.
         nobody = -identity.node

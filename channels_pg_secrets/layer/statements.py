@@ -205,8 +205,10 @@ class Command:
 #: The only probe that notices a dropped role: LISTEN, NOTIFY and SELECT 1 go on working.
 PROBE = Command(b"SELECT session_user::text", (text,))
 
-#: Around statements whose effects are not wanted.
+#: Around statements whose effects are not wanted. A process that is stopped between them holds
+#: locks: the server ends its session after a second.
 BEGIN = Command(b"BEGIN")
+BRIEFLY = Command(b"SET LOCAL idle_in_transaction_session_timeout = 1000")
 ROLLBACK = Command(b"ROLLBACK")
 
 

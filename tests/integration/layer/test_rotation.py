@@ -19,6 +19,7 @@ from pg_secrets.registry import credential_source
 from pg_secrets.source import CredentialSource
 from pg_secrets.testing.adapter import ScriptedAdapter
 from pg_secrets.testing.database import Login
+from pg_secrets.testing.proxy import FaultProxy
 
 if TYPE_CHECKING:
     from tests.integration.layer.conftest import Layers, Stream
@@ -202,6 +203,37 @@ async def test_connections_move_one_after_the_other_and_rehearse_without_a_trace
     assert layers.database.execute(query) == [(0,)]
     # A notification that is no frame would be reported.
     assert "not ours" not in caplog.text
+
+
+async def test_a_process_that_stops_in_a_rehearsal_holds_no_locks(
+    layers: Layers, store: Store, eventually: Eventually
+) -> None:
+    """Others would wait for its row when they sweep: the server ends its session."""
+    database = layers.database
+    with FaultProxy(database.server.port) as proxy:
+        settings = {**layers.settings(None, store.source), "PORT": proxy.port}
+        layer = PostgresEngine(settings, store.source).channel_layer(prefix=layers.prefix)
+        assert isinstance(layer, PostgresChannelLayer)
+        layers.made.append(layer)
+        channel = await layer.new_channel()
+        await eventually(lambda: len(layer.stats()["connected"]) == 2)
+        node = int(layer.stats()["node"], 16)
+        state = (
+            "SELECT count(*) FROM pg_stat_activity a JOIN pg_locks l USING (pid)"
+            " WHERE a.usename = %s AND l.locktype = 'advisory' AND NOT l.granted"
+        )
+        left = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND xact_start IS NOT NULL"
+        login = database.login()
+        with database.server.connect(database.name) as locking:
+            # Its rehearsal waits for this, and is answered while nothing passes.
+            locking.execute("SELECT pg_advisory_lock(%s)", (-node,))
+            store.put(login)
+            await eventually(lambda: database.execute(state, (login.user,)) == [(1,)])
+            proxy.hold()
+        await eventually(lambda: database.execute(left, (login.user,)) == [(0,)], 5.0)
+        proxy.release()
+        await layer.send(channel, {"type": "test"})
+        assert await asyncio.wait_for(layer.receive(channel), 10) == {"type": "test"}
 
 
 async def test_passwords_from_a_file(
