@@ -38,7 +38,7 @@ add_module_names = False
 nitpicky = True
 nitpick_ignore_regex = [
     # Other projects'. Their inventories would have to be fetched for every build.
-    ("py:.*", r"(asyncio|channels|collections|django|hvac|pathlib|psycopg|random|time|typing)\..*"),
+    ("py:.*", r"(asyncio|channels|collections|django|hvac|pathlib|psycopg|random|ssl|time|typing)\..*"),
     ("py:.*", r"BaseChannelLayer|ChannelFull|MessageTooLarge|ImproperlyConfigured"),
     # Type variables, and a union that Sphinx takes for one name.
     ("py:class", r"(.*\.)?[A-Z]|str \| ~.*|dict\[str"),

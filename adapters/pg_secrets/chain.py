@@ -15,9 +15,9 @@ from pg_secrets.redaction import stripping
 class ChainAdapter(CredentialAdapter):
     """Asks one adapter after the other until one has credentials, and stays with that one.
 
-    ``ADAPTERS`` (list of names and mappings, each as ``CREDENTIALS`` takes it, without ``TTL`` and
-    ``BACKGROUND``)
+    ``ADAPTERS`` (list of names and mappings, each as ``CREDENTIALS`` takes it)
         Where to look, in this order: say, variables on a laptop, a mounted secret in a container.
+        ``TTL`` and ``BACKGROUND`` stand beside it, and not in one of them.
 
     Only "there is nothing" leads on to the next: a variable that is not set, a file or a secret
     that does not exist. A store that is away, that refuses, or whose answer is malformed is an

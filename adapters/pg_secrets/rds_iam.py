@@ -30,8 +30,7 @@ class RdsIamAdapter(CredentialAdapter):
         connection's own settings say.
     ``SSLROOTCERT`` (path, default: libpq's own)
         The certificates to trust: Amazon's ``global-bundle.pem``.
-    ``REGION``, ``PROFILE``, ``ROLE_ARN``, ``ROLE_SESSION_NAME``, ``EXTERNAL_ID``,
-    ``CONNECT_TIMEOUT``, ``TIMEOUT``
+    ``REGION``, ``PROFILE``, ``ROLE_ARN`` and what belongs to it, ``CONNECT_TIMEOUT``, ``TIMEOUT``
         As for ``aws``. Nothing is asked of RDS; only finding the identity's keys may take a
         request.
 
