@@ -38,7 +38,8 @@ add_module_names = False
 nitpicky = True
 nitpick_ignore_regex = [
     # Other projects'. Their inventories would have to be fetched for every build.
-    ("py:.*", r"(asyncio|channels|collections|django|hvac|pathlib|psycopg|random|ssl|time|typing)\..*"),
+    ("py:.*", r"(asyncio|collections|pathlib|random|ssl|time|typing)\..*"),
+    ("py:.*", r"(channels|django|hvac|psycopg)\..*"),
     ("py:.*", r"BaseChannelLayer|ChannelFull|MessageTooLarge|ImproperlyConfigured"),
     # Type variables, and a union that Sphinx takes for one name.
     ("py:class", r"(.*\.)?[A-Z]|str \| ~.*|dict\[str"),
