@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-_CREATED = re.compile(r"^CREATE (?:UNLOGGED )?(TABLE|FUNCTION) (\w+)", re.MULTILINE)
+_CREATED = re.compile(r"^CREATE (?:UNLOGGED )?(TABLE|VIEW|FUNCTION) (\w+)", re.MULTILINE)
 
 
 def read(name: str) -> str:
@@ -18,7 +18,7 @@ def read(name: str) -> str:
 
 
 def created(kind: str, name: str) -> list[str]:
-    """Return the names of what a file creates; kind is TABLE or FUNCTION."""
+    """Return the names of what a file creates; kind is TABLE, VIEW or FUNCTION."""
     return [match[1] for match in _CREATED.findall(read(name)) if match[0] == kind]
 
 
@@ -41,5 +41,7 @@ def remove(connection: BaseDatabaseWrapper, name: str) -> None:
     with connection.cursor() as cursor:
         for function in created("FUNCTION", name):
             cursor.execute(f"DROP FUNCTION IF EXISTS {function}")
+        for view in created("VIEW", name):
+            cursor.execute(f"DROP VIEW IF EXISTS {view}")
         for table in reversed(created("TABLE", name)):
             cursor.execute(f"DROP TABLE IF EXISTS {table}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Soon = Callable[..., Awaitable[dict[str, Any]]]
     Eventually = Callable[..., Awaitable[Any]]
 
-TABLES = install.created("TABLE", "tables.sql")
+TABLES = install.created("TABLE", "tables.sql") + install.created("VIEW", "tables.sql")
 FUNCTIONS = """
     SELECT p.oid::regprocedure::text, p.proname::text FROM pg_proc p
     WHERE p.proname LIKE 'channels\\_pg\\_secrets\\_%'
