@@ -39,22 +39,27 @@ def function_names() -> frozenset[str]:
     return frozenset(statement.name.decode() for statement in found)
 
 
-def examine(engine: PostgresEngine, obj: str) -> list[checks.CheckMessage]:
-    """Return what keeps a layer from working, as warnings; blocks while it connects."""
+def examine(
+    engine: PostgresEngine, obj: str, *, always_listen: bool = False
+) -> list[checks.CheckMessage]:
+    """Return what keeps a layer from working, as warnings; blocks while it connects.
+
+    Whether the listening connection hears is tried where it has settings of its own, or always.
+    """
     # In a thread of its own: management commands are also called where a loop is running.
     with ThreadPoolExecutor(1) as threads:
-        found = threads.submit(lambda: asyncio.run(_examined(engine))).result()
+        found = threads.submit(lambda: asyncio.run(_examined(engine, always_listen))).result()
     if found is not None:
         found.obj = obj
     return [] if found is None else [found]
 
 
-async def _examined(engine: PostgresEngine) -> checks.Warning | None:
+async def _examined(engine: PostgresEngine, always_listen: bool) -> checks.Warning | None:
     try:
         opened = await engine.open_connection()
         try:
             lacking = await _lacking(opened.connection)
-            if lacking is not None or not engine.django_backend.settings.listen:
+            if lacking is not None or not (always_listen or engine.django_backend.settings.listen):
                 return lacking
             return await _deaf(engine, opened.connection)
         finally:
@@ -90,7 +95,7 @@ async def _lacking(connection: Connection) -> checks.Warning | None:
 
 
 async def _deaf(engine: PostgresEngine, connection: Connection) -> checks.Warning | None:
-    """Open the listening connection where it has settings of its own, and let it hear once."""
+    """Open the listening connection, and let it hear once."""
     try:
         listener = await engine.open_connection(listener=True)
     except Exception as error:  # noqa: BLE001 - as above

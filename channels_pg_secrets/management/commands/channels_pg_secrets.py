@@ -13,11 +13,12 @@ from channels_pg_secrets.aliases import Aliases, configured_layers, is_ours
 from channels_pg_secrets.engines import PostgresEngine
 from channels_pg_secrets.engines.factory import resolve
 from channels_pg_secrets.management.grants import Grants
+from channels_pg_secrets.management.report import report
 from pg_secrets.errors import CredentialsError
 
 
 class Command(BaseCommand):
-    """Looks after channel layers on PostgreSQL; nothing here connects to anything yet."""
+    """Looks after channel layers on PostgreSQL."""
 
     help = "Look after channel layers on PostgreSQL."
     # grants is needed while the database cannot be used.
@@ -26,6 +27,15 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Declare the subcommands."""
         subcommands = parser.add_subparsers(dest="subcommand", required=True)
+        check = subcommands.add_parser(
+            "check",
+            help="fetch credentials, log in, and look whether the layer can work",
+            description="Fetches a layer's credentials, logs in with them, looks for the functions"
+            " and rights that it needs, and whether its listening connection hears. Each finding"
+            " comes with what mends it. Exits with 1 if there is any.",
+        )
+        check.add_argument("--layer", default=DEFAULT_CHANNEL_LAYER, help="alias of the layer")
+        check.add_argument("--json", action="store_true", help="print JSON")
         grants = subcommands.add_parser(
             "grants", help="print the SQL that gives the owner and the runtime role their rights"
         )
@@ -41,8 +51,19 @@ class Command(BaseCommand):
 
         Raises:
             CommandError: the layer is not there, not ours or misconfigured.
+            SystemExit: ``check`` has findings.
         """
-        self.grants(**options)
+        {"check": self.check_layer, "grants": self.grants}[options["subcommand"]](**options)
+
+    def check_layer(self, *, layer: str, **options: Any) -> None:
+        """Connect as the layer does, and print what is wrong; ends with 1 if anything is."""
+        found = report(_engine(layer), layer)
+        if options["json"]:
+            self.stdout.write(json.dumps(found.as_json(), indent=2))
+        else:
+            self.stdout.write(found.as_text())
+        if not found.ready:
+            raise SystemExit(1)
 
     def grants(self, *, layer: str, **options: Any) -> None:
         """Print the SQL; asks no server."""
