@@ -249,7 +249,9 @@ class Node:
         """A connection could not be had; said once for each reason."""
         if self._trouble.begin(error, permanent=permanent):
             logger.warning("The %s cannot connect: %s", link, error)
-        if self._trouble.permanent:
+        # Where it has worked before, what looks like a missing grant may be a role that was just
+        # dropped, and the next login is on its way: those who wait go on waiting.
+        if self._trouble.permanent and not self.known:
             self._fail_late(time.monotonic(), self._trouble.error())
 
     def expire_waiters(self) -> None:

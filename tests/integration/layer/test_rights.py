@@ -270,3 +270,27 @@ async def test_rights_that_come_back(
     await eventually(sent)
     while (await soon(there, channel))["type"] != "after":
         pass
+
+
+async def test_rights_that_are_gone_for_a_moment_cost_no_message(
+    layers: Layers, eventually: Eventually, soon: Soon, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A role that is dropped loses them just before the next login comes: senders wait for that."""
+    database = layers.database
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    await sender.send(channel, {"type": "test", "n": 0})
+    assert await soon(receiver, channel) == {"type": "test", "n": 0}
+    database.execute(f'REVOKE "{database.runtime}" FROM "{layers.login.user}"')
+    try:
+        database.execute(f'GRANT CONNECT ON DATABASE {database.name} TO "{layers.login.user}"')
+        database.terminate(layers.login.user)
+        sending = asyncio.ensure_future(sender.send(channel, {"type": "test", "n": 1}))
+        await eventually(
+            lambda: "publisher cannot connect: The layer's database role" in caplog.text
+        )
+        assert not sending.done()
+    finally:
+        database.execute(f'GRANT "{database.runtime}" TO "{layers.login.user}"')
+    await asyncio.wait_for(sending, 10)
+    assert await soon(receiver, channel) == {"type": "test", "n": 1}
