@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -315,7 +316,10 @@ def _plain_transport(address: str) -> Any:
 
 def _import_secretmanager() -> Any:
     try:
-        import google_crc32c  # noqa: F401 - needed later, said now
+        with warnings.catch_warnings():
+            # Where its C part is missing it says that it is slow: not for the size of a login.
+            warnings.filterwarnings("ignore", "As the c extension", RuntimeWarning)
+            import google_crc32c  # noqa: F401 - needed later, said now
         from google.cloud import secretmanager_v1
     except ImportError as error:
         raise AdapterNotInstalled(
