@@ -13,7 +13,7 @@ from pg_secrets.credentials import Credentials
 from pg_secrets.errors import CredentialsError, CredentialsInvalid, CredentialsNotFound
 from pg_secrets.fields import FieldMap
 from pg_secrets.options import Options
-from pg_secrets.parsing import JsonFormat, PasswordFormat, TextFormat, detect_format
+from pg_secrets.parsing import decoded, parse_secret
 from pg_secrets.redaction import stripping
 
 CURRENT, PENDING, PREVIOUS = "AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"
@@ -163,12 +163,8 @@ class AwsAdapter(CredentialAdapter):
         place = f"AWS secret {self._secret} ({next(iter(which.values()))})"
         answer = self._client.call("get_secret_value", place, SecretId=self._secret, **which)
         text = _text(answer, place)
-        return self._format(text).parse(text, place).replace(version=answer.get("VersionId"))
-
-    def _format(self, text: str) -> TextFormat:
-        if self._fields is not None:
-            return JsonFormat(self._fields)
-        return detect_format(text) or PasswordFormat()
+        found = parse_secret(text, place, self._fields)
+        return found.replace(version=answer.get("VersionId"))
 
     def _next_rotation(self) -> float | None:
         """Return when the secret will be rotated, in epoch seconds, as far as that is known."""
@@ -197,8 +193,4 @@ def _text(answer: Mapping[str, Any], place: str) -> str:
         return text
     if not isinstance(binary, bytes):
         raise CredentialsInvalid(f"{place}: the answer holds no secret")
-    try:
-        return binary.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        pass  # the error quotes the bytes
-    raise CredentialsInvalid(f"{place}: the binary secret is not UTF-8")
+    return decoded(binary, place)

@@ -134,6 +134,7 @@ class CommandAdapter(CredentialAdapter):
             try:
                 output = self._output(process)
             except BaseException:
+                # An interrupt included: nobody else would end it, and leaving waits for its end.
                 _kill(process)
                 raise
         if process.returncode != 0:

@@ -15,13 +15,12 @@ from pg_secrets.errors import (
     AdapterMisconfigured,
     AdapterNotInstalled,
     CredentialsError,
-    CredentialsInvalid,
     CredentialsUnavailable,
 )
 from pg_secrets.fields import FieldMap
 from pg_secrets.gcp_errors import explained
 from pg_secrets.options import Options
-from pg_secrets.parsing import JsonFormat, PasswordFormat, TextFormat, detect_format
+from pg_secrets.parsing import decoded, parse_secret
 from pg_secrets.redaction import stripping
 from pg_secrets.unlogged import unlogged
 
@@ -188,8 +187,7 @@ class GcpAdapter(CredentialAdapter):
         answer = self._access(place)
         data = bytes(answer.payload.data)
         _verify(data, answer.payload, place)
-        text = _decoded(data, place)
-        found = self._format(text).parse(text, place)
+        found = parse_secret(decoded(data, place), place, self._fields)
         return found.replace(version=str(answer.name).rpartition("/")[2] or None)
 
     def forked(self) -> None:
@@ -247,11 +245,6 @@ class GcpAdapter(CredentialAdapter):
             how["credentials"] = _from_file(self._credentials_file)
         return how
 
-    def _format(self, text: str) -> TextFormat:
-        if self._fields is not None:
-            return JsonFormat(self._fields)
-        return detect_format(text) or PasswordFormat()
-
 
 def _version(options: Options) -> str | None:
     if "VERSION" not in options:
@@ -276,14 +269,6 @@ def _verify(data: bytes, payload: Any, place: str) -> None:
 
     if "data_crc32c" in payload and int(payload.data_crc32c) != google_crc32c.value(data):
         raise CredentialsUnavailable(f"{place}: the value does not fit its checksum")
-
-
-def _decoded(data: bytes, place: str) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        pass  # the error quotes the bytes
-    raise CredentialsInvalid(f"{place}: the secret is not UTF-8")
 
 
 def _from_file(path: str) -> Any:

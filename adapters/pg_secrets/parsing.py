@@ -150,6 +150,32 @@ def detect_format(text: str, fields: FieldMap | None = None) -> TextFormat | Non
     return None
 
 
+def parse_secret(text: str, place: str, fields: FieldMap | None = None) -> Credentials:
+    """Return the credentials in a store's secret, whatever its form.
+
+    With ``fields`` it has to be a JSON object; else JSON, a URL, or the bare password.
+
+    Raises:
+        CredentialsInvalid: it is no login.
+    """
+    if fields is not None:
+        return JsonFormat(fields).parse(text, place)
+    return (detect_format(text) or PasswordFormat()).parse(text, place)
+
+
+def decoded(data: bytes, place: str) -> str:
+    """Return the text of a binary secret, without a byte order mark.
+
+    Raises:
+        CredentialsInvalid: it is not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass  # the error quotes the bytes
+    raise CredentialsInvalid(f"{place}: the secret is not UTF-8")
+
+
 def _refuse_empty(text: str, place: str) -> None:
     if not text.strip():
         raise CredentialsInvalid(f"{place}: it is empty")
