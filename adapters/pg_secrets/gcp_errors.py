@@ -54,16 +54,11 @@ def _meaning(error: Exception, timeout: float) -> _Meaning:
         return CredentialsInvalid, "Google does not take the request; check SECRET and VERSION"
     if isinstance(error, (api.DeadlineExceeded, api.RetryError)):
         return CredentialsUnavailable, f"no answer in time (TIMEOUT, {timeout:g} s)"
-    if isinstance(error, api.ClientError) and not isinstance(error, _passing(api)):
+    passing = (api.TooManyRequests, api.Conflict, api.Cancelled)  # another try may mend these
+    if isinstance(error, api.ClientError) and not isinstance(error, passing):
         return CredentialsInvalid, "Google does not take the request"
     # Also what is no error of Google's: requests' own, over REST.
     return CredentialsUnavailable, "Google cannot answer now"
-
-
-def _passing(api: object) -> tuple[type[Exception], ...]:
-    """Return the errors of the 4xx kind that another try may mend."""
-    names = ("TooManyRequests", "Conflict", "Cancelled")
-    return tuple(getattr(api, name) for name in names)
 
 
 def _of_identity(error: Exception) -> _Meaning:
