@@ -18,6 +18,7 @@ from pg_secrets.errors import (
     CredentialsUnavailable,
 )
 from pg_secrets.events import CredentialEvent
+from pg_secrets.followers import outdated
 from pg_secrets.pool import pool_kwargs
 from pg_secrets.registry import credential_source, register_adapter
 from pg_secrets.source import CredentialSource
@@ -39,6 +40,7 @@ __all__ = [
     "aconnect",
     "connect",
     "credential_source",
+    "outdated",
     "pool_kwargs",
     "register_adapter",
 ]

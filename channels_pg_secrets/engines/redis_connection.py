@@ -20,6 +20,7 @@ from pg_secrets.credentials import Credentials
 from pg_secrets.events import CredentialEvent
 from pg_secrets.leases import Hold
 from pg_secrets.redaction import scrubbed
+from pg_secrets.redis import login_arguments
 from pg_secrets.source import CredentialSource
 
 #: Seconds between two looks at the source while waiting for other credentials.
@@ -44,10 +45,7 @@ class Logins:
 
     def arguments(self, credentials: Credentials) -> tuple[str, ...]:
         """Return what ``AUTH`` is called with; nothing where there is no login at all."""
-        user = credentials.user or self.user
-        if user:
-            return (user, credentials.password or "")
-        return (credentials.password,) if credentials.password else ()
+        return login_arguments(credentials, self.user)
 
     def refused(self, credentials: Credentials) -> None:
         """Note that Redis refused these."""

@@ -88,8 +88,8 @@ def test_connection_in_use_at_exit_still_holds_its_lease() -> None:
         class Connection(_SyncHolder):
             closed = False
         source = CredentialSource(Reporting(leases()))
-        connection = Connection()
-        connection.hold_until_closed(source.hold(source.get()))
+        connection, credentials = Connection(), source.get()
+        connection.follow(source, credentials, source.hold(credentials))
     """
     assert run(script) == ["holds 1", "True revoked v-1"]
 
