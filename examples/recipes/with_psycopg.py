@@ -3,8 +3,6 @@
 import os
 import time
 
-import psycopg
-
 from pg_secrets import connect, credential_source, outdated
 
 CREDENTIALS = {"ADAPTER": "files", "DIRECTORY": os.environ.get("LOGIN", "/etc/database")}
@@ -17,30 +15,26 @@ def who(source, **params):
 
 
 class Kept:
-    """One connection that is opened again when it was lost, and when its login was replaced."""
+    """One connection, which is replaced when it was lost and when its login was replaced.
+
+    Whoever has a session that ends meanwhile gets psycopg's OperationalError.
+    """
 
     def __init__(self, source, **params):
         self._source, self._params = source, params
         self._connection = None
 
-    def who(self):
-        try:
-            return self._ask()
-        except psycopg.OperationalError:
-            if not self._connection or not self._connection.closed:
-                raise
-            return self._ask()  # the session had ended: once more, as this may be repeated
-
-    def _ask(self):
-        if self._connection is not None and outdated(self._connection):
-            self._connection.close()
-        if self._connection is None or self._connection.closed:
+    def get(self):
+        old = self._connection
+        if old is None or old.closed or outdated(old):
+            if old is not None:
+                old.close()
             self._connection = connect(self._source, autocommit=True, **self._params)
-        return self._connection.execute("SELECT session_user").fetchone()[0]
+        return self._connection
 
 
 if __name__ == "__main__":
-    kept = Kept(credential_source(CREDENTIALS))
+    source = credential_source(CREDENTIALS)
     while True:
-        print(kept.who(), flush=True)
+        print(who(source), flush=True)
         time.sleep(1)
