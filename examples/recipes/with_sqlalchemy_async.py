@@ -19,9 +19,7 @@ def make_engine(open_connection, url="postgresql+psycopg://", **options):
     For asyncpg that is ``partial(pg_secrets.asyncpg.connect, source, …)``, and the URL is
     ``postgresql+asyncpg://``. Where to connect to is said to the function: the URL is not used.
     """
-    engine = create_async_engine(
-        url, async_creator=open_connection, pool_pre_ping=True, **options
-    )
+    engine = create_async_engine(url, async_creator=open_connection, pool_pre_ping=True, **options)
 
     @event.listens_for(engine.sync_engine, "checkout")
     def replace_outdated(connection, record, proxy):

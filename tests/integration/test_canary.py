@@ -8,11 +8,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import asyncpg
 import psycopg
 import psycopg_pool
 import pytest
 
 import pg_secrets
+import pg_secrets.asyncpg
 from pg_secrets import (
     CredentialEvent,
     Credentials,
@@ -214,6 +216,63 @@ async def test_cancelled_connects_show_nothing(hunt: Hunt, canary_login: Credent
             hunt.in_exception(error)
             cancelled += 1
     assert cancelled
+    source.close()
+
+
+ASYNCPG_FAILURES: list[dict[str, Any]] = [
+    {"database": "no_such_database"},
+    {"port": 1},
+    {"ssl": "require"},
+    {"dsn": "mysql://"},
+    {"server_settings": {"no_such_setting": "x"}},
+    {"hots": "x"},
+]
+
+
+@pytest.mark.parametrize("params", ASYNCPG_FAILURES, ids=[next(iter(p)) for p in ASYNCPG_FAILURES])
+async def test_failing_connects_of_asyncpg_show_nothing(
+    hunt: Hunt, canary_login: Credentials, params: dict[str, Any]
+) -> None:
+    """Whatever makes asyncpg's connect fail, neither the error nor its frames have the password."""
+    source = CredentialSource(ScriptedAdapter(canary_login), background=False)
+    with pytest.raises((asyncpg.PostgresError, OSError, ValueError, TypeError)) as caught:
+        await pg_secrets.asyncpg.connect(source, **params)
+    hunt.in_exception(caught.value)
+    source.close()
+
+
+async def test_rejected_logins_of_asyncpg_show_nothing(
+    hunt: Hunt, canary_login: Credentials, database: FreshDatabase
+) -> None:
+    """A password that the server refuses to asyncpg is not in the refusal."""
+    assert canary_login.user is not None
+    database.set_password(canary_login.user)
+    source = CredentialSource(ScriptedAdapter(canary_login), background=False)
+    with pytest.raises(pg_secrets.LoginRejected) as caught:
+        await pg_secrets.asyncpg.connect(source, rejection_timeout=0.0)
+    hunt.in_exception(caught.value)
+    hunt.in_object(caught.value)
+    source.close()
+
+
+async def test_cancelled_connects_of_asyncpg_show_nothing(
+    hunt: Hunt, canary_login: Credentials
+) -> None:
+    """A connect of asyncpg that is cancelled half-way carries no frame with the password out."""
+    source = CredentialSource(ScriptedAdapter(canary_login), background=False)
+    await source.aget()
+    cancelled = 0
+    for turns in range(1, 6):
+        task = asyncio.ensure_future(pg_secrets.asyncpg.connect(source))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError) as caught:
+            await task
+        hunt.in_exception(caught.value)
+        cancelled += 1
+    assert cancelled
+    assert source.stats()["holds"] == 0
     source.close()
 
 

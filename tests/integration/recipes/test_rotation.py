@@ -11,7 +11,6 @@ from tests.integration.recipes.conftest import (
     sessions,
     wait_until,
 )
-from pg_secrets.testing.database import Login
 
 
 def test_planned_rotation_is_not_noticed(
