@@ -39,8 +39,11 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Other projects'. Their inventories would have to be fetched for every build.
     ("py:.*", r"(asyncio|collections|pathlib|random|ssl|time|typing)\..*"),
-    ("py:.*", r"(channels|django|hvac|psycopg)\..*"),
-    ("py:.*", r"BaseChannelLayer|ChannelFull|MessageTooLarge|ImproperlyConfigured"),
+    ("py:.*", r"(asyncpg|channels|django|hvac|psycopg)\..*"),
+    (
+        "py:.*",
+        r"BaseChannelLayer|ChannelFull|MessageTooLarge|ImproperlyConfigured|AuthenticationError",
+    ),
     # Type variables, and a union that Sphinx takes for one name.
     ("py:class", r"(.*\.)?[A-Z]|str \| ~.*|dict\[str"),
     # Public in the code, and described in words.

@@ -112,7 +112,7 @@ async def test_outage_is_no_rejection(
     sqlstate: str,
 ) -> None:
     """Too many connections and a missing database come back at once, and nobody refetches."""
-    params = {"database": "no_such_database"} if sqlstate == "3D000" else {}
+    params: dict[str, Any] = {"database": "no_such_database"} if sqlstate == "3D000" else {}
     if not params:
         database.execute(f'ALTER ROLE "{login.user}" CONNECTION LIMIT 0')
     with pytest.raises(asyncpg.PostgresError) as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from pg_secrets import connect
 from pg_secrets.testing.database import FreshDatabase, Login
 from tests.integration.recipes.conftest import RECIPES, sessions, wait_until
 
+HOW_TO = RECIPES.parents[1] / "docs" / "howto" / "outside-channels.md"
+
 #: A broker that needs no server, in the current directory.
 QUEUE = {"data_folder_in": "queue", "data_folder_out": "queue", "polling_interval": 0.02}
 WORKER = f"""
@@ -32,13 +35,14 @@ app.worker_main(["worker", "--pool=prefork", "--concurrency=1", "--loglevel=WARN
 
 @pytest.fixture
 def tables(database: FreshDatabase) -> None:
-    """Celery's tables, made by the owner and granted to the logins, as the how-to says."""
+    """Celery's tables, made by the owner, with the rights for the logins that the how-to gives."""
     owner = {**database.connection_params(database.owner)}
     engine = create_engine("postgresql+psycopg://", connect_args=owner)
     ResultModelBase.metadata.create_all(engine)
     engine.dispose()
-    for kind in ("TABLES", "SEQUENCES"):
-        database.execute(f'GRANT ALL ON ALL {kind} IN SCHEMA public TO "{database.runtime}"')
+    (script,) = re.findall(r"^```sql\n(.*?)^```", HOW_TO.read_text(), re.MULTILINE | re.DOTALL)
+    for statement in filter(None, map(str.strip, script.split(";"))):
+        database.execute(statement.replace("shop_runtime", f'"{database.runtime}"'))
 
 
 @pytest.fixture
