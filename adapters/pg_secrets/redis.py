@@ -56,8 +56,8 @@ class SourceCredentialProvider(CredentialProvider):
     def log_in(self, connection: Any) -> None:
         """Log a new connection in, and tell the source what came of it.
 
-        redis-py itself tries a refused connection again, if its ``retry`` says so. Credentials
-        that were refused are tried as seldom as the source's policy says.
+        redis-py itself, from 7.2 on, tries a refused connection again if its ``retry`` says so.
+        Credentials that were refused are tried as seldom as the source's policy says.
 
         Raises:
             AuthenticationError: Redis refuses the login, or did so a moment ago.

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from redis import Redis
+import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError
 from redis.retry import Retry
@@ -21,6 +21,8 @@ from pg_secrets.testing.redis import RedisServer
 from tests.integration.recipes.conftest import Ask, load, looping
 
 RULES = ("+@all", "~*")
+#: Whether redis-py, too, tries a login again that was refused.
+TRIES_AGAIN = tuple(map(int, redis.__version__.split(".")[:2])) >= (7, 2)
 
 
 @pytest.fixture
@@ -73,6 +75,14 @@ def ask(
         yield request.param(source, stack, **where)
 
 
+def answer_after_a_refusal(ask: Ask) -> str:
+    """Ask until the next login is used: at once, or with an older redis-py the second time."""
+    if not TRIES_AGAIN:
+        with pytest.raises(AuthenticationError):
+            ask()
+    return ask()
+
+
 def test_user_that_is_deleted_after_the_rotation_is_replaced(
     ask: Ask, source: CredentialSource, store: ScriptedAdapter, server: RedisServer
 ) -> None:
@@ -90,12 +100,12 @@ def test_user_that_is_deleted_after_the_rotation_is_replaced(
 def test_user_that_is_deleted_at_once_is_replaced(
     ask: Ask, source: CredentialSource, store: ScriptedAdapter, server: RedisServer
 ) -> None:
-    """A login that is refused is fetched again, and redis-py's own next try succeeds."""
+    """A login that is refused is fetched again, and the next try succeeds."""
     assert ask() == "first"
     server.set_user("second", "another", *RULES)
     store.then(Credentials(user="second", password="another"))
     server.delete_user("first")
-    assert ask() == "second"
+    assert answer_after_a_refusal(ask) == "second"
     assert source.stats()["rejections"] == server.refusals() == 1
 
 
@@ -106,7 +116,7 @@ def test_password_that_was_changed_is_fetched(
     source.get()
     server.set_user("first", "another", *RULES)
     store.then(Credentials(user="first", password="another"))
-    assert ask() == "first"
+    assert answer_after_a_refusal(ask) == "first"
     assert source.generation == 2
 
 
@@ -132,7 +142,7 @@ async def test_login_without_a_user_is_the_default_users(server: RedisServer) ->
         source = CredentialSource(ScriptedAdapter(Credentials(password=password)))
         provider = SourceCredentialProvider(source, user=user)
         assert provider.get_credentials() == await provider.get_credentials_async()
-        client = Redis(server.host, server.port, credential_provider=provider)
+        client = redis.Redis(server.host, server.port, credential_provider=provider)
         assert client.acl_whoami() in (expected, expected.encode())
         client.close()
         source.close()
