@@ -15,7 +15,17 @@ PACKAGES = {
     "pg_secrets": ROOT / "adapters" / "pg_secrets",
     "channels_pg_secrets": ROOT / "channels_pg_secrets",
 }
-SDKS = ("hvac", "boto3", "botocore", "google", "azure", "channels_redis", "redis", "psycopg_pool")
+SDKS = (
+    "hvac",
+    "boto3",
+    "botocore",
+    "google",
+    "azure",
+    "channels_redis",
+    "redis",
+    "psycopg_pool",
+    "asyncpg",
+)
 
 
 def modules(package: str) -> dict[str, Path]:
