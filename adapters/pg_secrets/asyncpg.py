@@ -64,7 +64,7 @@ async def connect(
             release = hold.release  # must not refer to the connection
             connection.add_termination_listener(lambda _, release=release: release())
             try:
-                end = await connection.fetchval(VALID_UNTIL_SQL, timeout=hidden["timeout"])
+                end = await _role_end(connection, hidden["timeout"])
                 attempts.source.valid_until(credentials, end)
             except BaseException:  # nobody else has the session yet
                 connection.terminate()
@@ -95,6 +95,17 @@ async def _open(params: LoginParams, connection_class: type[Any]) -> Any:
     except BaseException as error:  # noqa: BLE001 - also a cancellation shows the driver's frames
         failure = scrubbed(error)
     raise failure
+
+
+async def _role_end(connection: Any, timeout: float | None) -> float | None:
+    """Return when the session's role ends (epoch seconds), ``None`` for never or unknown."""
+    try:
+        end: float | None = await connection.fetchval(VALID_UNTIL_SQL, timeout=timeout)
+    except asyncpg.PostgresError:
+        if connection.is_closed():
+            raise
+        return None  # whatever stands between does not let us ask: the session is good
+    return end
 
 
 @lru_cache(maxsize=64)
