@@ -162,7 +162,14 @@ def test_openbao_stops_and_starts_empty() -> None:
         client.adapter.close()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+    ],
+)
 def test_servers_do_not_outlive_their_owner(ending: signal.Signals) -> None:
     """Whatever ends the owning process, both servers and their directories are gone soon after."""
     with subprocess.Popen(

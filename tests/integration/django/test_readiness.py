@@ -193,6 +193,7 @@ def vault(address: str, token: str) -> dict[str, Any]:
     return {"ADAPTER": "vault", "ADDRESS": address, "ROLE": "app", "AUTH": auth}
 
 
+@pytest.mark.long
 def test_an_unreachable_vault_is_w014(database: FreshDatabase) -> None:
     """A store that does not answer is one message that names its address."""
     config = database.settings(CREDENTIALS=vault("http://127.0.0.1:1", "canary"))
