@@ -221,6 +221,42 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             if self._finalizer is not None:
                 self._finalizer.detach()
 
+    async def processes(self, timeout: float = 5.0) -> list[dict[str, Any]]:
+        """Ask all other processes of this layer how they are doing; within ``timeout`` seconds.
+
+        Each answer is a dict that JSON takes and that holds no secret; its keys are in the
+        reference, "Commands". Of a process that is silent it has ``node`` and ``silent``.
+
+        Raises:
+            ChannelLayerUnavailable: the database did not take the question in time.
+        """
+        return await self._here().inquiries.ask("status", timeout)
+
+    async def reload(self, timeout: float = 15.0) -> list[dict[str, Any]]:
+        """Have this and all other processes of the layer fetch their credentials now.
+
+        Each then moves to new connections if what came back differs; without ``CREDENTIALS`` in
+        any case, since only new connections show what the engine's backend says now. Returns when
+        all have fetched, or after ``timeout`` seconds: for each process, this one first, a dict
+        with ``node``, ``generation``, ``changed`` and ``error``, or with ``node`` and ``silent``.
+
+        Raises:
+            ChannelLayerUnavailable: the database did not take the question in time.
+        """
+        inquiries = self._here().inquiries
+        own, others = await asyncio.gather(
+            asyncio.to_thread(inquiries.refresh), inquiries.ask("reload", timeout)
+        )
+        return [own, *others]
+
+    async def reconnect(self, timeout: float = 30.0) -> None:
+        """Move this process to new connections now, as a rotation does, without a gap.
+
+        Raises:
+            ChannelLayerUnavailable: not within ``timeout`` seconds; the old ones are still used.
+        """
+        await self._here().reconnected(timeout)
+
     def stats(self) -> dict[str, Any]:
         """Return what this process has counted, and what is connected; connects nothing itself.
 

@@ -19,6 +19,7 @@ from channels_pg_secrets.layer.normal_channels import NormalChannels
 if TYPE_CHECKING:
     from channels_pg_secrets.engines.postgres import PostgresEngine
     from channels_pg_secrets.layer.cipher import Cipher
+    from channels_pg_secrets.layer.inquiry import Inquiries
     from channels_pg_secrets.layer.options import Options
 
 logger = logging.getLogger("channels_pg_secrets.layer")
@@ -44,6 +45,7 @@ class Inbox:
         kick: Callable[[], None],
         flushed: Callable[[int], None],
         acknowledge: Callable[[int, str], None],
+        inquiries: Inquiries,
     ) -> None:
         self.mailboxes = Mailboxes(options.capacity_of, options.expiry, kick, health)
         self.memberships = Memberships(options.group_expiry, options.capacity_of)
@@ -56,6 +58,7 @@ class Inbox:
         self._kick = kick
         self._flushed = flushed
         self._acknowledge = acknowledge
+        self._inquiries = inquiries
         self._over_capacity: dict[str, int] = {}
 
     async def claimed(self, channel: str) -> bytes:
@@ -106,6 +109,10 @@ class Inbox:
             self.normal_channels.announced(item.name)
         elif item.kind == "f":
             self._flushed(int(item.name))
+        elif item.kind == "?":
+            self._inquiries.asked(item.name, item.channel, item.token)
+        elif item.kind == "=":
+            self._inquiries.answered(item.name, item.body or b"")
 
     def unreadable(self, channel: str, error: Exception) -> None:
         """A message was dropped since it cannot be read; said once a minute."""

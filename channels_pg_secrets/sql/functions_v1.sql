@@ -554,6 +554,28 @@ BEGIN
     epoch := v_epoch;
 END $$;
 
+-- Asks the other live processes of a layer something (see inquiry.py), and returns which they are.
+-- Neither numbered nor kept: whoever asks does so again.
+CREATE FUNCTION channels_pg_secrets_ask_v1(
+    p_prefix text, p_node bigint, p_question text, p_token text, p_stale double precision
+) RETURNS TABLE (node bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF p_question !~ '^[a-z]{1,20}$' OR p_token !~ '^[0-9a-f]{1,32}$' THEN
+        RAISE EXCEPTION 'not a valid question' USING ERRCODE = '22023';
+    END IF;
+    FOR node IN
+        SELECT n.id FROM @schema@.channels_pg_secrets_node n
+        WHERE n.prefix = p_prefix AND n.id <> p_node
+          AND n.seen > clock_timestamp() - make_interval(secs => p_stale)
+    LOOP
+        PERFORM @schema@.channels_pg_secrets_emit_v1(3::smallint, node, 0::bigint, 0::bigint,
+            '?' || p_question || ' ' || to_hex(p_node) || ' ' || p_token, 0::double precision);
+        RETURN NEXT;
+    END LOOP;
+END $$;
+
 -- A node reports that it has emptied itself.
 CREATE FUNCTION channels_pg_secrets_flushed_v1(p_node bigint, p_epoch bigint)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
