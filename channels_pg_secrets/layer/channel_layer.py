@@ -22,6 +22,7 @@ from channels_pg_secrets.layer.item import MAX_INLINE, message_item
 from channels_pg_secrets.layer.node import Node
 from channels_pg_secrets.layer.options import Options
 from channels_pg_secrets.layer.outbox import Outgoing
+from channels_pg_secrets.layer.status import status
 from channels_pg_secrets.layer.supervisor import STALE
 
 if TYPE_CHECKING:
@@ -220,6 +221,10 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             node.close()
             if self._finalizer is not None:
                 self._finalizer.detach()
+
+    def status(self) -> dict[str, Any]:
+        """Return what this process tells others of itself; see :meth:`processes`. Any thread."""
+        return status(self._here())
 
     async def processes(self, timeout: float = 5.0) -> list[dict[str, Any]]:
         """Ask all other processes of this layer how they are doing; within ``timeout`` seconds.
