@@ -19,7 +19,7 @@ from channels_pg_secrets.engines.connection import OpenedConnection, cut
 from channels_pg_secrets.engines.own_loop import on_own_loop
 from channels_pg_secrets.engines.resolution import DjangoBackend, Resolved, resolved
 from channels_pg_secrets.guarded import GuardedDict
-from channels_pg_secrets.layer.cipher import Cipher
+from channels_pg_secrets.layer.cipher import cipher_of
 from channels_pg_secrets.timeouts import timeout
 from pg_secrets.connect import LoginRejected, RejectionGate, open_async
 from pg_secrets.registry import credential_source
@@ -71,7 +71,7 @@ class PostgresEngine(Engine):
         super().__init__(config, credentials)
         check_layer_options(config)
         # Says that its package is missing while settings are checked, not with the first send.
-        Cipher(config.get("symmetric_encryption_keys"))
+        cipher_of(config.get("symmetric_encryption_keys"))
         if self.source is None and self.django_backend.credentials_config is not None:
             self.source = credential_source(self.django_backend.credentials_config)
         if self.source is None and type(self).connection_params is PostgresEngine.connection_params:

@@ -17,7 +17,7 @@ from channels.layers import BaseChannelLayer
 
 from channels_pg_secrets.errors import ChannelLayerUnavailable
 from channels_pg_secrets.layer import names, statements
-from channels_pg_secrets.layer.cipher import Cipher
+from channels_pg_secrets.layer.cipher import Keys, Sealed, cipher_of
 from channels_pg_secrets.layer.item import MAX_INLINE, message_item
 from channels_pg_secrets.layer.node import Node
 from channels_pg_secrets.layer.options import Options
@@ -59,7 +59,7 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         group_expiry: float = 86400,
         capacity: int = 100,
         channel_capacity: Mapping[Any, int] | None = None,
-        symmetric_encryption_keys: Sequence[str | bytes] | None = None,
+        symmetric_encryption_keys: Keys = None,
         send_timeout: float = 10.0,
     ) -> None:
         super().__init__(expiry=expiry, capacity=capacity, channel_capacity=channel_capacity)
@@ -70,7 +70,7 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         # Not self.get_capacity: the node would keep the layer alive.
         capacity_of = _capacities(self.channel_capacity, capacity)
         self._options = Options(prefix, expiry, group_expiry, send_timeout, capacity_of)
-        self._cipher = Cipher(symmetric_encryption_keys)
+        self._cipher = cipher_of(symmetric_encryption_keys)
         self._node: Node | None = None
         self._finalizer: weakref.finalize[..., PostgresChannelLayer] | None = None
         self._lock = threading.Lock()
@@ -95,6 +95,8 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 raise ChannelFull(channel)
             node.health.received += 1
             return
+        if not self._cipher.ready:
+            await self._cipher.load()
         out = self._outgoing("c", channel, body)
         if target is not None:
             out.node = target
@@ -116,6 +118,8 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         while True:
             body = node.mailboxes.take(channel) or await self._wait(node, channel, target)
             try:
+                if type(body) is Sealed:
+                    body = await self._unsealed(node, channel, body)
                 return self.engine.deserialize(body)
             except Exception as error:  # noqa: BLE001  (of an override; must not end a worker)
                 node.inbox.unreadable(channel, error)
@@ -186,6 +190,8 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         names.check_group(group)
         body = self._serialize(message)
         node = self._here()
+        if not self._cipher.ready:
+            await self._cipher.load()
         out = self._outgoing("g", group, body)
         out.group = group
         accepted = node.accept(out)
@@ -291,6 +297,14 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 " only that process can receive from it"
             )
         return await node.inbox.claimed(channel)
+
+    async def _unsealed(self, node: Node, channel: str, message: Sealed) -> bytes:
+        try:
+            return await node.inbox.unsealed(message)
+        except asyncio.CancelledError:
+            # Whoever receives next is to have it, in its turn.
+            node.mailboxes.put_back(channel, message, message.expires)
+            raise
 
     def _serialize(self, message: dict[str, Any]) -> bytes:
         body = self.engine.serialize(message)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from channels_pg_secrets import signals
 from channels_pg_secrets.layer.acknowledgements import Acknowledgements
+from channels_pg_secrets.layer.cipher import Cipher, Sealed, UnknownKey
 from channels_pg_secrets.layer.complaints import Complaints
 from channels_pg_secrets.layer.health import Health
 from channels_pg_secrets.layer.item import Item, decode_item
@@ -18,7 +21,6 @@ from channels_pg_secrets.layer.normal_channels import NormalChannels
 
 if TYPE_CHECKING:
     from channels_pg_secrets.engines.postgres import PostgresEngine
-    from channels_pg_secrets.layer.cipher import Cipher
     from channels_pg_secrets.layer.inquiry import Inquiries
     from channels_pg_secrets.layer.options import Options
 
@@ -55,6 +57,7 @@ class Inbox:
         self.health = health
         self._engine = engine
         self._cipher = cipher
+        self._expiry = options.expiry
         self._kick = kick
         self._flushed = flushed
         self._acknowledge = acknowledge
@@ -62,13 +65,13 @@ class Inbox:
         self._over_capacity: dict[str, int] = {}
 
     async def claimed(self, channel: str) -> bytes:
-        """Wait for a message of a normal channel, and return it serialised."""
+        """Wait for a message of a normal channel, and return it serialised, or :class:`Sealed`."""
         while True:
             message = await self.normal_channels.get(channel)
             try:
                 item = decode_item(message.item)
                 body = message.blob if item.body is None else item.body
-                opened = self.opened(item, body or b"")
+                opened = self._opened_or_sealed(item, body or b"", 0.0)
             except Exception as error:  # noqa: BLE001  (must not end a worker)
                 self.unreadable(channel, error)
             else:
@@ -77,7 +80,7 @@ class Inbox:
 
     def deliver(self, item: Item, body: bytes, age: float) -> None:
         """Put a message into the mailboxes it is for."""
-        message = self.opened(item, body)
+        message = self._opened_or_sealed(item, body, age)
         if item.kind in "cC":
             self._put([item.name], message, age)
         else:
@@ -88,6 +91,30 @@ class Inbox:
         if item.json:
             return self._engine.serialize(json.loads(body))
         return self._cipher.decrypt(body)
+
+    async def unsealed(self, message: Sealed) -> bytes:
+        """Decrypt what could not be decrypted when it arrived, with a newer key.
+
+        Raises:
+            UnknownKey: the store has none that fits.
+            CredentialsError: the store gave no answer within ten seconds.
+        """
+        with contextlib.suppress(UnknownKey):
+            return self._cipher.decrypt(message)
+        await self._cipher.learn(message.arrived)
+        return self._cipher.decrypt(message)
+
+    def _opened_or_sealed(self, item: Item, body: bytes, age: float) -> bytes:
+        """Return the serialised message, or what its receiver has to decrypt with a newer key."""
+        try:
+            return self.opened(item, body)
+        except UnknownKey:
+            if self._cipher.source is None:
+                raise
+        sealed = Sealed(body)
+        sealed.arrived = time.monotonic()
+        sealed.expires = sealed.arrived + self._expiry - age
+        return sealed
 
     def deliver_to_members(self, group: str, message: bytes) -> None:
         """Serve the group's members in this very process."""

@@ -26,6 +26,7 @@ from channels_pg_secrets.timeouts import timeout
 
 if TYPE_CHECKING:
     from channels_pg_secrets.layer.node import Node
+    from pg_secrets.source import CredentialSource
 
 logger = logging.getLogger("channels_pg_secrets.layer")
 
@@ -143,17 +144,15 @@ class Inquiries:
         Without a source only the engine knows where its login comes from: it is asked by opening
         new connections.
         """
-        source = self._node.engine.source
+        source, keys = self._node.engine.source, self._node.cipher.source
         outcome: dict[str, Any] = {"node": self._node.identity.name, "error": None}
+        if keys is not None:
+            outcome["error"] = _refreshed(keys)
         if source is None:
             self._node.reconnect()
             return {**outcome, "generation": 0, "changed": None}
         before = source.generation
-        try:
-            source.refresh()
-        except Exception as error:  # noqa: BLE001  (whatever it was, the asker is told)
-            outcome["error"] = f"{type(error).__name__}: {error}"
-            logger.warning("The credentials could not be fetched when asked to: %s", error)
+        outcome["error"] = _refreshed(source) or outcome["error"]
         changed = source.generation != before
         return {**outcome, "generation": source.generation, "changed": changed}
 
@@ -163,3 +162,13 @@ class Inquiries:
             short = {key: answer[key] for key in ("node", "host", "pid") if key in answer}
             body = json.dumps({**short, "too_long": len(body)}).encode()
         self._node.post(Outgoing(answer_item(token, body), node=node))
+
+
+def _refreshed(source: CredentialSource) -> str | None:
+    """Ask the store now; return what went wrong."""
+    try:
+        source.refresh()
+    except Exception as error:  # noqa: BLE001  (whatever it was, the asker is told)
+        logger.warning("The credentials could not be fetched when asked to: %s", error)
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -153,6 +153,15 @@ class Mailboxes:
                 for waiter in box.waiters
             )
 
+    def put_back(self, channel: str, message: bytes, expires: float) -> None:
+        """Put back, before all others, what was taken and could not be handed over."""
+        wakeups = Wakeups()
+        with self._lock:
+            box = self._boxes.get(channel) or self._open(channel)
+            self._put_back(box, (expires, message))
+            self._wake(channel, box, None, wakeups)
+        wakeups.run()
+
     def reclaim(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put back what was handed to receivers in a loop that stands still or is closed."""
         wakeups = Wakeups()

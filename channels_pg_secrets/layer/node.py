@@ -52,6 +52,7 @@ class Node:
     def __init__(self, engine: PostgresEngine, options: Options, cipher: Cipher) -> None:
         self.engine = engine
         self.options = options
+        self.cipher = cipher
         self.identity = Identity(options.prefix)
         self.health = Health(type(engine), options.prefix, self.identity.name)
         self.created = time.monotonic()

@@ -19,7 +19,7 @@ def status(node: Node) -> dict[str, Any]:
     """Return one dict that JSON takes (docs/reference/commands.md). Asks nobody; any thread."""
     home = node.homes.current
     supervisor = home.supervisor if home is not None else None
-    source = node.engine.source
+    source, keys = node.engine.source, node.cipher.source
     return {
         "node": node.identity.name,
         "host": socket.gethostname(),
@@ -27,6 +27,7 @@ def status(node: Node) -> dict[str, Any]:
         "program": Path(sys.argv[0]).name if sys.argv else "",
         "age": round(time.monotonic() - node.created, 1),
         "credentials": None if source is None else described(source),
+        "keys": None if keys is None else described(keys),
         "connections": [
             {"connection": name, **_connection(opened)}
             for name, opened in (supervisor.opened() if supervisor is not None else {}).items()
