@@ -147,6 +147,9 @@ class Inbox:
         self.complaints.warn("unreadable", "Dropped a message to %s: %s", channel, error)
 
     def _put(self, channels: Collection[str], message: bytes, age: float) -> None:
+        if age >= self._expiry:
+            self.health.drop("expired", len(channels))
+            return
         full = self.mailboxes.deliver(channels, message, age)
         self.health.received += len(channels) - len(full)
         for channel in full:

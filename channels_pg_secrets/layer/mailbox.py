@@ -70,10 +70,6 @@ class Mailboxes:
         """Add one message to each channel; return those that are at capacity."""
         now = time.monotonic()
         entry = (now + self._expiry - age, message)
-        if age >= self._expiry:
-            for _ in channels:
-                self._health.drop("expired")
-            return []
         full: list[str] = []
         wakeups: Wakeups | None = None
         boxes = self._boxes
