@@ -121,9 +121,14 @@ BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_prefix || ':' || p_channel, 7919));
     -- Counting up to a large capacity takes long. The numbers at both ends say how many there can be
     -- at most, and that is enough unless other channels have many of those in between.
-    IF p_capacity <= (
-            SELECT max(q.id) - min(q.id) + 1 FROM @schema@.channels_pg_secrets_queue q
-            WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL)
+    -- Ordered, not max() and min(): planned while the queue is short, those are read from all of it.
+    IF p_capacity <= 1 + (
+            SELECT q.id FROM @schema@.channels_pg_secrets_queue q
+            WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
+            ORDER BY q.id DESC LIMIT 1) - (
+            SELECT q.id FROM @schema@.channels_pg_secrets_queue q
+            WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
+            ORDER BY q.id LIMIT 1)
         AND (SELECT count(*) FROM (
             SELECT FROM @schema@.channels_pg_secrets_queue q
             WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
