@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -18,6 +19,7 @@ from channels_pg_secrets.layer.item import Item, decode_item
 from channels_pg_secrets.layer.mailbox import Mailboxes
 from channels_pg_secrets.layer.membership import Memberships
 from channels_pg_secrets.layer.normal_channels import NormalChannels
+from pg_secrets.errors import CredentialsUnavailable
 
 if TYPE_CHECKING:
     from channels_pg_secrets.engines.postgres import PostgresEngine
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("channels_pg_secrets.layer")
 
+#: Seconds between two questions for a key, beside what the source itself waits.
+_PAUSE = 0.1
 #: Channels over capacity that are told apart between two warnings.
 _NAMED_CHANNELS = 1000
 
@@ -95,14 +99,22 @@ class Inbox:
     async def unsealed(self, message: Sealed) -> bytes:
         """Decrypt what could not be decrypted when it arrived, with a newer key.
 
+        A store that is away is waited for until the message expires.
+
         Raises:
             UnknownKey: the store has none that fits.
-            CredentialsError: the store gave no answer within ten seconds.
+            CredentialsError: the store refuses, or gave no answer in time.
         """
         with contextlib.suppress(UnknownKey):
             return self._cipher.decrypt(message)
-        await self._cipher.learn(message.arrived)
-        return self._cipher.decrypt(message)
+        while True:
+            try:
+                await self._cipher.learn(message.arrived)
+                return self._cipher.decrypt(message)
+            except CredentialsUnavailable:
+                if time.monotonic() >= message.expires:
+                    raise
+            await asyncio.sleep(_PAUSE)
 
     def _opened_or_sealed(self, item: Item, body: bytes, age: float) -> bytes:
         """Return the serialised message, or what its receiver has to decrypt with a newer key."""

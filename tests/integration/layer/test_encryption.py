@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 
 from pg_secrets.credentials import Credentials
+from pg_secrets.errors import CredentialsUnavailable
 from pg_secrets.source import CredentialSource
 from pg_secrets.testing.adapter import ScriptedAdapter
 
@@ -259,3 +261,24 @@ async def test_reload_asks_for_keys_too(layers: Layers, stores: list[Store]) -> 
     (told,) = await asking.processes()
     assert told["keys"]["generation"] == 2
     assert "canary" not in json.dumps(told["keys"])
+
+
+@pytest.mark.long
+async def test_a_store_that_is_away_is_waited_for(
+    layers: Layers, stores: list[Store], eventually: Eventually
+) -> None:
+    """For longer than one question to it takes: the message is read when it is back."""
+    sender, receiver = (layers(symmetric_encryption_keys=store.source) for store in stores)
+    channel = await receiver.new_channel()
+    stores[1].source.get()
+    stores[0].source.get()
+    stores[0].put("new")
+    stores[0].source.refresh()
+    stores[1].adapter.then(CredentialsUnavailable("the store is away"))
+    await sender.send(channel, {"type": "test"})
+    receiving = asyncio.create_task(receiver.receive(channel))
+    begun = time.monotonic()
+    await eventually(lambda: time.monotonic() - begun > 11, 20)
+    assert not receiving.done()
+    stores[1].put("new")
+    assert await asyncio.wait_for(receiving, 20) == {"type": "test"}
