@@ -43,11 +43,10 @@ EXPECTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[SecretsManagerServer]:
-    """A Secrets Manager for the tests of this file, each with secrets of its own."""
-    with SecretsManagerServer() as server:
-        yield server
+@pytest.fixture
+def store(aws_server: SecretsManagerServer) -> SecretsManagerServer:
+    """A Secrets Manager for all tests, each with secrets of its own."""
+    return aws_server
 
 
 @pytest.fixture(autouse=True)
