@@ -138,7 +138,7 @@ def test_the_installed_adapter_passes_the_contract(installed: Path, tmp_path: Pa
 def test_a_message_goes_through_both(
     installed: Path, database: FreshDatabase, tmp_path: Path
 ) -> None:
-    """The engine by its name, with credentials from the adapter by its name, delivers and copies."""
+    """The engine and the adapter, each by its name, deliver a message and its copy."""
     login = migrated(installed, database, tmp_path)
     (tmp_path / "token").write_text("token")
     with ScriptedHttpServer() as safe:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "testing.md"
 CONFTEST = 'pytest_plugins = ["pg_secrets.testing.fixtures"]\n'
 
 #: One test for each fixture: that what it hands out is there and answers.
-TESTS = '''
+TESTS = """
 import socket
 
 import psycopg
@@ -54,10 +56,10 @@ def test_gcp_server(gcp_server):
 
 def test_redis_server(redis_server):
     assert redis_server.users() == []
-'''
+"""
 
 #: A plugin that hides what is installed.
-HIDING = '''
+HIDING = """
 import importlib.util
 import os
 
@@ -71,7 +73,7 @@ def without(name, package=None):
 
 importlib.util.find_spec = without
 os.environ["PATH"] = ""
-'''
+"""
 
 
 @pytest.fixture
@@ -106,6 +108,17 @@ def test_a_project_elsewhere_gets_every_server(project: Path) -> None:
     skipped = [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
     # pip brings no Redis.
     assert [line for line in skipped if "redis-server" not in line] == []
+
+
+def test_what_the_documentation_shows_passes(project: Path) -> None:
+    """The page's line for conftest.py is the one used here, and its test with fixtures passes."""
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert CONFTEST in blocks
+    (shown,) = (block for block in blocks if "(vault_database)" in block)
+    (project / "test_project.py").write_text(shown)
+    done = run(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
 
 
 def test_what_is_not_installed_is_skipped_with_a_sentence(project: Path) -> None:
