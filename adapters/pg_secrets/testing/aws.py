@@ -69,6 +69,10 @@ class SecretsManagerServer(LocalServer):
         finally:
             client.close()
 
+    def requests(self) -> int:
+        """Return how many requests were answered since the start, those of :meth:`put` included."""
+        return self._log().count('"POST / HTTP/1.1"')
+
     def _command(self) -> list[str | Path]:
         return [sys.executable, "-m", "moto.server", "-H", self.host, "-p", str(self.port)]
 

@@ -19,6 +19,7 @@ from typing import Any
 from pg_secrets.testing.local_server import LocalServer
 
 PROJECT = "local"
+_ASKED = "asked for "
 _PATH = re.compile(
     r"projects/[^/]+(/locations/[^/]+)?/secrets/(?P<secret>[^/]+)/versions/(?P<version>[^/]+)"
 )
@@ -70,6 +71,10 @@ class SecretManagerServer(LocalServer):
         """Damage values on their way, or stop doing so: their checksums stay right."""
         self._state["corrupt"] = wanted
         self._write()
+
+    def requests(self) -> int:
+        """Return how many requests were answered since the start."""
+        return self._log().count(_ASKED)
 
     def _command(self) -> list[str | Path]:
         self._write()
@@ -126,6 +131,8 @@ def serve(port: int, state: Path) -> None:
     from google.cloud.secretmanager_v1 import types
 
     def access(request: Any, context: Any) -> Any:
+        sys.stdout.write(f"{_ASKED}{request.name}\n")
+        sys.stdout.flush()
         return answer(json.loads(state.read_text()), request.name, context)
 
     service = "google.cloud.secretmanager.v1.SecretManagerService"

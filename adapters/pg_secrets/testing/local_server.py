@@ -107,6 +107,9 @@ class LocalServer(ABC):
         """Return the last lines of the server's log."""
         return self._process.log_tail(lines) if self._process else ""
 
+    def _log(self) -> str:
+        return (self.directory / "log").read_text(errors="replace")
+
     @abstractmethod
     def _command(self) -> Sequence[str | Path]:
         """Return what to run; files it needs may be written to :attr:`directory` first."""

@@ -1,10 +1,13 @@
-"""Vaults that a test may seal, freeze or speak TLS to, and a way in by AppRole."""
+"""Vaults that a test may seal, freeze or speak TLS to, ways in, and servers that are scripted."""
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import secrets
 import signal
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,10 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from pg_secrets.testing.aws import KEYS
+from pg_secrets.testing.http import ScriptedHttpServer
 from pg_secrets.testing.openbao import OpenBaoServer, find_binary
 from pg_secrets.testing.process import ServerProcess, base_environment, free_port
 from pg_secrets.testing.secrets_engine import DatabaseSecretsEngine
+
+# Tests here import their helpers by tests.integration.adapters.
+sys.path.append(str(Path(__file__).parents[3]))
 
 AppRole = Callable[..., dict[str, Any]]
 
@@ -81,3 +93,65 @@ def tls_openbao(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         yield address, ca
     finally:
         process.stop(signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "provider")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    directory = tmp_path_factory.mktemp("tls")
+    files = directory / "cert.pem", directory / "key.pem"
+    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    files[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return files
+
+
+@pytest.fixture
+def http_server() -> Iterator[ScriptedHttpServer]:
+    """A server that a test tells what to answer."""
+    with ScriptedHttpServer() as server:
+        yield server
+
+
+@pytest.fixture
+def tls_server(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ScriptedHttpServer]:
+    """A server over TLS that requests trusts, and that a test tells what to answer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
+    with ScriptedHttpServer(tls=context) as server:
+        yield server
+
+
+@pytest.fixture
+def aws_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys in the environment, and nothing of what a developer's AWS configuration says."""
+    for name, value in {**KEYS, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nonexistent/aws")
