@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from pg_secrets.credentials import Credentials
 from pg_secrets.source import CredentialSource
-from pg_secrets.testing.adapter import ScriptedAdapter, leases
+from pg_secrets.testing.adapter import Outcome, ScriptedAdapter, leases
 from pg_secrets.testing.clock import FakeClock
 from pg_secrets.testing.process import forget_client_settings
 from tests.benchmarks import import_times, report, store_requests
@@ -32,7 +32,7 @@ CROWD = 100
 
 def look_ups(rounds: int, calls: int) -> dict[str, dict[str, float]]:
     """Return nanoseconds per look-up of what is in memory: the median of the rounds, the lowest."""
-    kinds = {
+    kinds: dict[str, tuple[Outcome, bool]] = {
         "get(), no end": (Credentials(user="app", password="secret"), False),
         "get(), a lease": (leases(), False),
         "await aget(), a lease": (leases(), True),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import requests
 
@@ -225,8 +226,5 @@ def _sent() -> Iterator[Count]:
         count[0] += 1
         return send(session, *args, **kwargs)
 
-    requests.Session.send = counted  # type: ignore[method-assign]
-    try:
+    with patch.object(requests.Session, "send", counted):
         yield lambda: count[0]
-    finally:
-        requests.Session.send = send  # type: ignore[method-assign]
