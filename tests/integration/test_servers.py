@@ -27,7 +27,7 @@ from pg_secrets.testing.openbao import OpenBaoServer
 from pg_secrets.testing.postgres import PostgresServer
 postgres, openbao = PostgresServer(), OpenBaoServer()
 postgres.start(); openbao.start()
-print(postgres._process.pid, openbao.pid, postgres.directory, openbao._directory, flush=True)
+print(postgres._process.pid, openbao.pid, postgres.directory, openbao.directory, flush=True)
 time.sleep(60)
 """
 
