@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from channels_pg_secrets import __version__
 from channels_pg_secrets.demo.command import add_parser as add_demo
+from channels_pg_secrets.doctor import add_parser as add_doctor
 
 DESCRIPTION = """\
 A Django Channels layer on PostgreSQL whose credentials live in a secret manager and rotate
@@ -20,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_demo(commands)
+    add_doctor(commands)
     return parser
 
 

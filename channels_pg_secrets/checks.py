@@ -169,5 +169,5 @@ def check_tables(
     for name, engine in postgres_engines():
         using = engine.django_backend.settings.using
         if using is None or using in databases:
-            messages += examine(engine, f"CHANNEL_LAYERS[{name!r}]")
+            messages += examine(engine, f"CHANNEL_LAYERS[{name!r}]").findings
     return messages

@@ -10,7 +10,9 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from channels_pg_secrets.errors import UnknownSetting, WrongValue
+from pg_secrets.adapter import CredentialAdapter
 from pg_secrets.options import nearest
+from pg_secrets.source import CredentialSource
 
 #: Where and as whom to connect, as in ``DATABASES``.
 DATABASE_KEYS = frozenset({"NAME", "HOST", "PORT", "USER", "PASSWORD", "OPTIONS", "TIME_ZONE"})
@@ -191,8 +193,10 @@ def _capacities(value: object) -> bool:
 
 
 def _keys(value: object) -> bool:
-    if value is None:
+    if value is None or isinstance(value, (CredentialAdapter, CredentialSource)):
         return True
+    if isinstance(value, Mapping):
+        return "ADAPTER" in value
     return isinstance(value, (list, tuple)) and all(
         isinstance(key, (str, bytes)) and key for key in value
     )
@@ -224,7 +228,10 @@ _OPTION_RULES: dict[str, _Rule] = {
         _capacities,
         "a dict of channel name patterns to positive whole numbers",
     ),
-    "symmetric_encryption_keys": (_keys, "a list of keys, each a string or bytes"),
+    "symmetric_encryption_keys": (
+        _keys,
+        "a list of keys, each a string or bytes, or a dict with ADAPTER that says where they are",
+    ),
     "send_timeout": (_seconds, "a positive number of seconds"),
 }
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import re
 import secrets
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
 from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
+from channels_pg_secrets.blocking import blocking
 from channels_pg_secrets.engines import PostgresEngine
-from channels_pg_secrets.failures import failure
 from channels_pg_secrets.layer import statements
 from channels_pg_secrets.layer.statements import Statement
-from pg_secrets.connect import LoginRejected
-from pg_secrets.errors import CredentialsDenied, CredentialsError, CredentialsUnavailable
+from channels_pg_secrets.pooler import Pooling, follows_prepared_statements, pooling
+from channels_pg_secrets.remedies import explained, quoted, warning
 
 Connection = psycopg.AsyncConnection[Any]
 
@@ -31,6 +30,12 @@ _WHERE = "SELECT current_database()::text, session_user::text"
 _NOTIFY = "SELECT pg_notify(%s, '')"
 #: Seconds for one notification.
 _ROUND_TRIP = 5.0
+_POOLING = {
+    Pooling.NONE: "none",
+    Pooling.SESSION: "there is one, in session mode",
+    Pooling.TRANSACTION: "there is one, in transaction mode",
+    Pooling.STATEMENT: "there is one, in statement mode",
+}
 
 
 def function_names() -> frozenset[str]:
@@ -39,33 +44,148 @@ def function_names() -> frozenset[str]:
     return frozenset(statement.name.decode() for statement in found)
 
 
+@dataclass(frozen=True)
+class Step:
+    """One thing that was tried and went well: what, how long it took, and what was seen."""
+
+    name: str
+    seconds: float
+    seen: str
+
+
+@dataclass
+class Examination:
+    """What was tried, in order, and what keeps the layer from working."""
+
+    steps: list[Step] = field(default_factory=list)
+    finding: checks.CheckMessage | None = None
+
+    @property
+    def findings(self) -> list[checks.CheckMessage]:
+        """The finding, if there is one: whatever comes after it could not be tried."""
+        return [] if self.finding is None else [self.finding]
+
+
 def examine(
-    engine: PostgresEngine, obj: str, *, always_listen: bool = False
-) -> list[checks.CheckMessage]:
-    """Return what keeps a layer from working, as warnings; blocks while it connects.
+    engine: PostgresEngine, obj: str, *, thorough: bool = False, rights: bool = True
+) -> Examination:
+    """Find out what keeps a layer from working, as a warning; blocks while it connects.
 
-    Whether the listening connection hears is tried where it has settings of its own, or always.
+    Whether the listening connection hears is tried where it has settings of its own; if
+    ``thorough``, always, and it is looked whether a pooler stands in between. Without ``rights``
+    the layer's functions are not looked for.
     """
+    examiner = Examiner(engine, thorough=thorough, rights=rights)
     # In a thread of its own: management commands are also called where a loop is running.
-    with ThreadPoolExecutor(1) as threads:
-        found = threads.submit(lambda: asyncio.run(_examined(engine, always_listen))).result()
-    if found is not None:
-        found.obj = obj
-    return [] if found is None else [found]
+    blocking(examiner.run)
+    if examiner.result.finding is not None:
+        examiner.result.finding.obj = obj
+    return examiner.result
 
 
-async def _examined(engine: PostgresEngine, always_listen: bool) -> checks.Warning | None:
-    try:
-        opened = await engine.open_connection()
+class Examiner:
+    """Takes one layer's way from the store to a notification, step by step."""
+
+    def __init__(self, engine: PostgresEngine, *, thorough: bool, rights: bool) -> None:
+        self.result = Examination()
+        self._engine = engine
+        self._thorough = thorough
+        self._rights = rights
+        self._begun = time.monotonic()
+
+    async def run(self) -> None:
+        """Go as far as possible; what an engine's own code raises is a finding too."""
         try:
-            lacking = await _lacking(opened.connection)
-            if lacking is not None or not (always_listen or engine.django_backend.settings.listen):
+            await self._fetch()
+            opened = await self._engine.open_connection()
+            try:
+                self.result.finding = await self._look(opened.connection)
+            finally:
+                await opened.close()
+        except Exception as error:  # noqa: BLE001 - an engine's own code may raise anything
+            self.result.finding = explained(self._engine, error)
+
+    def _done(self, name: str, seen: str) -> None:
+        now = time.monotonic()
+        self.result.steps.append(Step(name, now - self._begun, seen))
+        self._begun = now
+
+    async def _fetch(self) -> None:
+        source = self._engine.source
+        if source is not None:
+            credentials = await source.aget()
+            version = f", version {credentials.version}" if credentials.version else ""
+            user = credentials.user or "of the settings"
+            self._done("fetch", f"{source.name}: user {user}{version}")
+
+    async def _look(self, connection: Connection) -> checks.CheckMessage | None:
+        database, user = await _first(connection, _WHERE)
+        info = connection.info
+        self._done(
+            "log in",
+            f"{user} to {database} on {info.host}:{info.port}, PostgreSQL {_version(info)}",
+        )
+        if self._thorough:
+            pooled = await self._pooled(connection)
+            if pooled is not None:
+                return pooled
+        if self._rights:
+            lacking = await _lacking(connection)
+            if lacking is not None:
                 return lacking
-            return await _deaf(engine, opened.connection)
+            self._done("rights", f"all {len(function_names())} functions may be called")
+        if self._thorough or self._engine.django_backend.settings.listen:
+            deaf = await _deaf(self._engine, connection)
+            if deaf is not None:
+                return deaf
+            self._done("listen", "a notification was heard")
+        return None
+
+    async def _pooled(self, connection: Connection) -> checks.CheckMessage | None:
+        other = await self._engine.open_connection()
+        try:
+            mode = await pooling(connection, other.connection)
+            forgetful = (
+                mode is Pooling.TRANSACTION
+                and self._engine.prepare_threshold is not None
+                and not await follows_prepared_statements(connection, other.connection)
+            )
         finally:
-            await opened.close()
-    except Exception as error:  # noqa: BLE001 - an engine's own code may raise anything
-        return _why(error)
+            await other.close()
+        self._done("pooler", _POOLING[mode])
+        settings = self._engine.django_backend.settings.current()
+        return _unsuitable(mode, settings, forgetful=forgetful)
+
+
+def _unsuitable(
+    mode: Pooling, settings: Mapping[str, Any], *, forgetful: bool
+) -> checks.Warning | None:
+    """Say what does not go with a pooler; ``forgetful``: it loses prepared statements."""
+    if mode is Pooling.STATEMENT:
+        return warning(
+            "W020",
+            "A pooler in statement mode stands before the server: it refuses transactions.",
+            hint="Set pool_mode = transaction (or session) for this database in PgBouncer.",
+        )
+    if forgetful:
+        return warning(
+            "W020",
+            "A pooler in transaction mode stands before the server, and does not follow prepared"
+            " statements from one server connection to the next.",
+            hint="Give OPTIONS {'prepare_threshold': None}; or, with PgBouncer 1.21 or newer, set"
+            " max_prepared_statements = 100 there.",
+        )
+    kept = {"OPTIONS['assume_role']": settings["OPTIONS"].get("assume_role")}
+    kept["TIME_ZONE"] = settings["TIME_ZONE"]
+    leaking = [name for name, value in kept.items() if value]
+    if mode is Pooling.TRANSACTION and leaking:
+        return warning(
+            "W020",
+            "A pooler in transaction mode stands before the server: what"
+            f" {' and '.join(leaking)} set stays on connections that others are lent.",
+            hint="Leave them out: the layer's functions run with their owner's rights.",
+        )
+    return None
 
 
 async def _lacking(connection: Connection) -> checks.Warning | None:
@@ -75,7 +195,7 @@ async def _lacking(connection: Connection) -> checks.Warning | None:
     seen = {str(name): bool(allowed) for name, allowed in await cursor.fetchall()}
     missing = function_names() - seen.keys()
     if missing:
-        return _warning(
+        return warning(
             "W010",
             f"The layer's tables and functions are not there: {len(missing)} of"
             f" {len(function_names())} functions are missing in the database {database!r}, or"
@@ -85,11 +205,12 @@ async def _lacking(connection: Connection) -> checks.Warning | None:
         )
     forbidden = sorted(name for name, allowed in seen.items() if not allowed)
     if forbidden:
-        return _warning(
+        return warning(
             "W011",
             f"This login may not call the layer's functions: {', '.join(forbidden)}.",
             hint="Run what `manage.py channels_pg_secrets grants --role ROLE` prints, and make this"
-            f" login a member of that role: GRANT ROLE TO {_quoted(user)}.",
+            f" login a member of that role: GRANT ROLE TO {quoted(user)}. Or, for this login alone,"
+            f" as the owner: GRANT EXECUTE ON FUNCTION {', '.join(forbidden)} TO {quoted(user)};",
         )
     return None
 
@@ -99,12 +220,12 @@ async def _deaf(engine: PostgresEngine, connection: Connection) -> checks.Warnin
     try:
         listener = await engine.open_connection(listener=True)
     except Exception as error:  # noqa: BLE001 - as above
-        return _why(error, "LISTEN: ")
+        return explained(engine, error, "LISTEN: ")
     try:
         database, _ = await _first(connection, _WHERE)
         other, _ = await _first(listener.connection, _WHERE)
         if other != database:
-            return _warning(
+            return warning(
                 "W019",
                 f"LISTEN: {other!r} is not the database of the layer, which is {database!r}.",
                 hint="Give LISTEN where it leads to the same database by another way.",
@@ -115,10 +236,10 @@ async def _deaf(engine: PostgresEngine, connection: Connection) -> checks.Warnin
         async for _ in listener.connection.notifies(timeout=_ROUND_TRIP, stop_after=1):
             return None
     except psycopg.Error as error:
-        return _why(error, "LISTEN: ")
+        return explained(engine, error, "LISTEN: ")
     finally:
         await listener.close()
-    return _warning(
+    return warning(
         "W019",
         "LISTEN: the listening connection does not hear what the other one sends.",
         hint="Let LISTEN go past PgBouncer, to the same server as the layer's own settings.",
@@ -148,49 +269,5 @@ def _migrate(connection: Connection) -> str:
     return f"{command}` with the owner's login: no alias of DATABASES is this database, so add one."
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _warning(number: str, text: str, *, hint: str) -> checks.Warning:
-    return checks.Warning(text, hint=hint, id=f"channels_pg_secrets.{number}")
-
-
-def _why(error: Exception, prefix: str = "") -> checks.Warning:
-    number, hint = _explained(error)
-    if number == "W018":
-        return _warning(number, f"{prefix}The engine failed with {failure(error)}.", hint=hint)
-    text = getattr(error, "message", "") or f"{type(error).__name__}: {str(error).strip()}"
-    return _warning(number, prefix + text, hint=hint)
-
-
-def _explained(error: Exception) -> tuple[str, str]:
-    if isinstance(error, ImproperlyConfigured):
-        return "W017", getattr(error, "hint", "") or "See the settings reference."
-    if isinstance(error, LoginRejected):
-        return "W012", (
-            "The server refused this user or password: compare USER and PASSWORD, or what"
-            " CREDENTIALS give, with the role in the database."
-        )
-    if isinstance(error, psycopg.Error):
-        return _explained_by_server(error)
-    if isinstance(error, CredentialsUnavailable):
-        return "W014", "Check the store's address and that it is up and can be reached from here."
-    if isinstance(error, CredentialsDenied):
-        return "W015", "Check the token or role that CREDENTIALS name, and its policy in the store."
-    if isinstance(error, CredentialsError):
-        return "W016", "Check CREDENTIALS against what the store holds."
-    return "W018", "Mend connection_params(), connect() or configure(), or the backend it asks."
-
-
-def _explained_by_server(error: psycopg.Error) -> tuple[str, str]:
-    # Permission denied to set a role; no such role, no such time zone.
-    if error.sqlstate in ("42501", "22023"):
-        return "W017", (
-            "Check OPTIONS['assume_role'], a role that this login has to be a member of, and"
-            " TIME_ZONE."
-        )
-    # libpq looks at its values only when it connects, and gives these errors no code.
-    if isinstance(error, psycopg.ProgrammingError) or re.search("invalid .* value", str(error)):
-        return "W017", "Check OPTIONS: libpq takes no such value."
-    return "W013", "Check HOST, PORT, NAME and that the server takes connections from here."
+def _version(info: psycopg.ConnectionInfo) -> str:
+    return f"{info.server_version // 10000}.{info.server_version % 10000}"

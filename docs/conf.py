@@ -45,7 +45,7 @@ nitpick_ignore_regex = [
         r"BaseChannelLayer|ChannelFull|MessageTooLarge|ImproperlyConfigured|AuthenticationError",
     ),
     # Type variables, and a union that Sphinx takes for one name.
-    ("py:class", r"(.*\.)?[A-Z]|str \| ~.*|dict\[str"),
+    ("py:class", r"(.*\.)?[A-Z]|str \| ~.*|dict\[str|Keys"),
     # Public in the code, and described in words.
     ("py:.*", r"pg_secrets\.clock\.Clock|STATIC|answering|newer|requests"),
 ]

@@ -21,6 +21,7 @@ from pg_secrets.events import CredentialEvent
 from pg_secrets.followers import outdated
 from pg_secrets.pool import pool_kwargs
 from pg_secrets.registry import credential_source, register_adapter
+from pg_secrets.reload_signal import refresh_all, refresh_on_signal
 from pg_secrets.source import CredentialSource
 
 __all__ = [
@@ -42,5 +43,7 @@ __all__ = [
     "credential_source",
     "outdated",
     "pool_kwargs",
+    "refresh_all",
+    "refresh_on_signal",
     "register_adapter",
 ]

@@ -53,6 +53,14 @@ class CredentialAdapter(ABC):
         Called in any thread, also during another call. Must not block or send anything.
         """
 
+    def policy(self) -> str | None:
+        """Return what the store's administrator has to allow, in the store's own language.
+
+        For whoever was denied: one line of a policy, or the command that grants it. ``None`` where
+        there is no such thing. Must not send anything, and must hold no secret.
+        """
+        return None
+
     def forked(self) -> None:  # noqa: B027 - optional
         """Drop what must not be shared with the parent process: sockets, sessions, tokens.
 

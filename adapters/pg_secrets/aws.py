@@ -140,6 +140,15 @@ class AwsAdapter(CredentialAdapter):
         if self._others:
             self._refused.add(credentials.fingerprint)
 
+    def policy(self) -> str:
+        """Return the statement that an IAM policy has to hold."""
+        arn = self._secret if self._secret.startswith("arn:") else _any_arn(self._secret)
+        actions = '"secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret"'
+        return (
+            f'{{"Effect": "Allow", "Action": [{actions}], "Resource": "{arn}"}}'
+            " (and kms:Decrypt on its key, where that is one of your own)"
+        )
+
     def forked(self) -> None:
         """Leave the parent's sockets alone."""
         self._client.forget()
@@ -185,6 +194,11 @@ class AwsAdapter(CredentialAdapter):
         if isinstance(date, datetime) and answer.get("RotationEnabled"):
             self._rotates_at = date.timestamp()
         return self._rotates_at
+
+
+def _any_arn(name: str) -> str:
+    # Secrets Manager puts six characters of its own behind the name.
+    return f"arn:aws:secretsmanager:*:*:secret:{name}-??????"
 
 
 def _text(answer: Mapping[str, Any], place: str) -> str:

@@ -23,6 +23,8 @@ from pg_secrets.leases import LeaseBook
 from pg_secrets.snapshot import NEVER, Moment, Snapshot, take
 
 CURRENT = "current"
+#: Events that are remembered, for whoever asks what happened lately.
+_REMEMBERED = 10
 
 
 class CredentialCache:
@@ -49,6 +51,7 @@ class CredentialCache:
         self.clock = clock
         self.listeners = Listeners()
         self.counts: Counter[str] = Counter()
+        self.recent: deque[CredentialEvent] = deque(maxlen=_REMEMBERED)
         self.generation = 0
         self.snapshot: Snapshot | None = None
         self.closed = False
@@ -201,7 +204,9 @@ class CredentialCache:
     ) -> None:
         """Note an event, for :meth:`deliver` to tell once the lock is released."""
         self.counts[kind] += 1
-        self._outbox.append(CredentialEvent(kind, generation, self.clock.time(), error))
+        event = CredentialEvent(kind, generation, self.clock.time(), error)
+        self.recent.append(event)
+        self._outbox.append(event)
 
     # without the lock ---------------------------------------------------------------------
 

@@ -104,6 +104,10 @@ class ChainAdapter(CredentialAdapter):
         if self._chosen is not None:
             self._chosen.rejected(credentials)
 
+    def policy(self) -> str | None:
+        """Return what any of them needs."""
+        return " ".join(filter(None, (adapter.policy() for adapter in self._adapters))) or None
+
     def forked(self) -> None:
         """Tell all of them."""
         for adapter in self._adapters:

@@ -194,6 +194,14 @@ class GcpAdapter(CredentialAdapter):
         """Leave the parent's channel alone."""
         self._client = None
 
+    def policy(self) -> str:
+        """Return the command that lets a service account read the secret."""
+        return (
+            f"gcloud secrets add-iam-policy-binding {self._secret.secret}"
+            f" --project={self._secret.project} --role=roles/secretmanager.secretAccessor"
+            " --member=serviceAccount:<who asks>"
+        )
+
     def close(self) -> None:
         """Close the channel."""
         client, self._client = self._client, None

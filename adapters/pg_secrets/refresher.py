@@ -51,6 +51,11 @@ class Refresher:
         with self._condition:
             self._known.add(source)
 
+    def known(self) -> list[CredentialSource]:
+        """Return every source that there is."""
+        with self._condition:
+            return list(self._known)
+
     def enlist(self, source: CredentialSource, *, lessee: bool = False) -> None:
         """Tend this source from now on; cheap when it already is."""
         with self._condition:

@@ -13,7 +13,7 @@ from pg_secrets.cache import CURRENT, CredentialCache
 from pg_secrets.clock import SYSTEM_CLOCK, Clock
 from pg_secrets.credentials import Credentials
 from pg_secrets.errors import CredentialsError, CredentialsUnavailable
-from pg_secrets.events import Listener
+from pg_secrets.events import CredentialEvent, Listener
 from pg_secrets.flight import Flight
 from pg_secrets.guard import GuardedAdapter, again
 from pg_secrets.leases import Hold
@@ -66,6 +66,11 @@ class CredentialSource:
 
     def __repr__(self) -> str:
         return f"<CredentialSource adapter={self._guard.name!r} generation={self.generation}>"
+
+    @property
+    def name(self) -> str:
+        """The adapter's name."""
+        return self._guard.name
 
     @property
     def clock(self) -> Clock:
@@ -252,6 +257,12 @@ class CredentialSource:
         A listener must be quick; what it raises is logged and harms nobody.
         """
         return self._cache.listeners.subscribe(listener)
+
+    @property
+    def events(self) -> tuple[CredentialEvent, ...]:
+        """The latest ten events, oldest first; thread-safe."""
+        with self._cache.lock:
+            return tuple(self._cache.recent)
 
     def stats(self) -> dict[str, Any]:
         """Return counters and ages (seconds), without secrets."""

@@ -146,6 +146,10 @@ class VaultAdapter(CredentialAdapter):
             raise answer.error("Vault, sys/leases/revoke (a policy has to allow 'update' there)")
         self._session.release(lease.id)
 
+    def policy(self) -> str:
+        """Return the paths that the token's policy has to allow."""
+        return self._secret.policy()
+
     def close(self) -> None:
         """Revoke the tokens that came from a login, with their leases, and close the sockets."""
         self._session.close()

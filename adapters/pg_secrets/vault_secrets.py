@@ -27,6 +27,10 @@ class VaultSecret(ABC):
         """What an error calls it."""
         return f"Vault, {self.path}"
 
+    def policy(self) -> str:
+        """Return what a token's policy has to hold for this."""
+        return f'path "{self.path}" {{ capabilities = ["read"] }}'
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path}>"
 
@@ -48,6 +52,14 @@ class DynamicRole(VaultSecret):
         self.path = f"{mount}/creds/{role}"
         #: The lease as it was granted at first: a renewal asks for as much.
         self._granted: Lease | None = None
+
+    def policy(self) -> str:
+        """Return the same, with what keeps the lease and gives it back."""
+        leases = 'capabilities = ["update"]'
+        return (
+            f'{super().policy()} path "sys/leases/renew" {{ {leases} }}'
+            f' path "sys/leases/revoke" {{ {leases} }}'
+        )
 
     def fetch(self, session: VaultSession) -> Credentials:
         """Have a new login made; it expires with its lease, or with our token if that is sooner."""

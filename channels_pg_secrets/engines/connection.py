@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ class OpenedConnection:
     opened_at: float
     hold: Hold | None = field(default=None, repr=False)
     process: int = field(default_factory=os.getpid, repr=False)
+    #: Where each libpq keyword came from, by name; no values.
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def generation(self) -> int:

@@ -109,6 +109,17 @@ class DatabaseSettings:
         """Return one of ``OPTIONS``."""
         return self.current()["OPTIONS"].get(key, default)
 
+    def place_of(self, keyword: str, value: Any) -> str | None:
+        """Return where in the settings a libpq keyword has this value, if anywhere."""
+        current = self.current()
+        where = f"DATABASES[{self.using!r}]" if self.using else "CONFIG"
+        for key, known in _TO_LIBPQ.items():
+            if known == keyword and str(current[key]) == str(value):
+                return f"{where}[{key!r}]"
+        if current["OPTIONS"].get(keyword) == value:
+            return f"{where}['OPTIONS'][{keyword!r}]"
+        return None
+
     def check_options(self, more: frozenset[str], *, strict: bool) -> None:
         """Refuse ``OPTIONS`` that neither libpq nor Django knows, and that are not in ``more``.
 

@@ -19,7 +19,7 @@ from channels_pg_secrets.engines.connection import OpenedConnection, cut
 from channels_pg_secrets.engines.own_loop import on_own_loop
 from channels_pg_secrets.engines.resolution import DjangoBackend, Resolved, resolved
 from channels_pg_secrets.guarded import GuardedDict
-from channels_pg_secrets.layer.cipher import Cipher
+from channels_pg_secrets.layer.cipher import cipher_of
 from channels_pg_secrets.timeouts import timeout
 from pg_secrets.connect import LoginRejected, RejectionGate, open_async
 from pg_secrets.registry import credential_source
@@ -71,7 +71,7 @@ class PostgresEngine(Engine):
         super().__init__(config, credentials)
         check_layer_options(config)
         # Says that its package is missing while settings are checked, not with the first send.
-        Cipher(config.get("symmetric_encryption_keys"))
+        cipher_of(config.get("symmetric_encryption_keys"))
         if self.source is None and self.django_backend.credentials_config is not None:
             self.source = credential_source(self.django_backend.credentials_config)
         if self.source is None and type(self).connection_params is PostgresEngine.connection_params:
@@ -223,7 +223,19 @@ class PostgresEngine(Engine):
         # Credentials first: what is resolved after a rotation must not carry the stamp of before.
         credentials = self.source.get() if self.source is not None else None
         over = self.django_backend.settings.listen if listener else GuardedDict()
-        return resolved(self.connection_params(), credentials, over)
+        return resolved(
+            self.connection_params(),
+            credentials,
+            over,
+            place_of=self._place_of,
+            store=f"CREDENTIALS ({self.source.name})" if self.source is not None else "",
+        )
+
+    def _place_of(self, keyword: str, value: Any) -> str:
+        """Where the settings do not have it, whoever was asked with them made it up."""
+        own = type(self).connection_params is not PostgresEngine.connection_params
+        asked = f"{self.name}.connection_params()" if own else self.django_backend.name
+        return self.django_backend.settings.place_of(keyword, value) or asked
 
     async def _open(self, attempt: Resolved, listener: bool) -> OpenedConnection:
         hold = None
@@ -242,7 +254,12 @@ class PostgresEngine(Engine):
                 hold.release()
             raise
         return OpenedConnection(
-            connection, attempt.credentials, attempt.fingerprint, time.monotonic(), hold
+            connection,
+            attempt.credentials,
+            attempt.fingerprint,
+            time.monotonic(),
+            hold,
+            origins=attempt.origins,
         )
 
     async def _connected(self, attempt: Resolved) -> psycopg.AsyncConnection[Any]:

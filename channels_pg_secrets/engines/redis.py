@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from channels_pg_secrets.config import LAYER_OPTIONS, check_layer_options, wrong
 from channels_pg_secrets.engines.base import Engine
 from channels_pg_secrets.errors import LayerMisconfigured, MissingPackage
+from channels_pg_secrets.layer.cipher import is_source
 
 if TYPE_CHECKING:
     from channels.layers import BaseChannelLayer
@@ -83,6 +84,9 @@ class RedisEngine(Engine):
 
     def _check_options(self, options: Mapping[str, Any]) -> None:
         check_layer_options(options)
+        keys = options.get("symmetric_encryption_keys")
+        if is_source(keys):
+            raise wrong("symmetric_encryption_keys", keys, "a list of keys with ENGINE 'redis'")
         for key in _QUEUEING:
             if key in options and self.layer == "pubsub":
                 raise LayerMisconfigured(

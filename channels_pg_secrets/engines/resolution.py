@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from channels_pg_secrets.engines.django_backend import (
     is_own_backend,
     libpq_only,
 )
+from channels_pg_secrets.engines.origins import origins
 from channels_pg_secrets.errors import (
     LayerMisconfigured,
     UnknownEngine,
@@ -44,6 +45,8 @@ class Resolved:
     params: GuardedDict
     credentials: Credentials | None
     fingerprint: str = field(repr=False)
+    #: Where each libpq keyword came from.
+    origins: Mapping[str, str] = field(repr=False)
 
 
 class DjangoBackend:
@@ -120,11 +123,17 @@ class DjangoBackend:
 
 
 def resolved(
-    params: Mapping[str, Any], credentials: Credentials | None, over: Mapping[str, Any]
+    params: Mapping[str, Any],
+    credentials: Credentials | None,
+    over: Mapping[str, Any],
+    *,
+    place_of: Callable[[str, Any], str],
+    store: str,
 ) -> Resolved:
     """Put together what a connection is opened with.
 
     ``over`` (from ``LISTEN``) goes before all; see :func:`with_credentials` for the rest.
+    ``place_of`` and ``store`` name where ``params`` and ``credentials`` come from.
 
     Raises:
         LayerMisconfigured: no database is named by any of them.
@@ -136,7 +145,15 @@ def resolved(
     if not merged.get("dbname") and not merged.get("service"):
         raise _unnamed()
     login = credentials.fingerprint if credentials else login_fingerprint(merged)
-    return Resolved(merged, credentials, login)
+    told = origins(
+        merged,
+        given=given,
+        carried=credentials.connection_params() if credentials else {},
+        over=over,
+        place_of=place_of,
+        store=store,
+    )
+    return Resolved(merged, credentials, login, told)
 
 
 def _names_database(settings: Mapping[str, Any]) -> bool:

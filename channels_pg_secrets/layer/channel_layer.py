@@ -17,11 +17,12 @@ from channels.layers import BaseChannelLayer
 
 from channels_pg_secrets.errors import ChannelLayerUnavailable
 from channels_pg_secrets.layer import names, statements
-from channels_pg_secrets.layer.cipher import Cipher
+from channels_pg_secrets.layer.cipher import Keys, Sealed, cipher_of
 from channels_pg_secrets.layer.item import MAX_INLINE, message_item
 from channels_pg_secrets.layer.node import Node
 from channels_pg_secrets.layer.options import Options
 from channels_pg_secrets.layer.outbox import Outgoing
+from channels_pg_secrets.layer.status import status
 from channels_pg_secrets.layer.supervisor import STALE
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         group_expiry: float = 86400,
         capacity: int = 100,
         channel_capacity: Mapping[Any, int] | None = None,
-        symmetric_encryption_keys: Sequence[str | bytes] | None = None,
+        symmetric_encryption_keys: Keys = None,
         send_timeout: float = 10.0,
     ) -> None:
         super().__init__(expiry=expiry, capacity=capacity, channel_capacity=channel_capacity)
@@ -69,7 +70,7 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         # Not self.get_capacity: the node would keep the layer alive.
         capacity_of = _capacities(self.channel_capacity, capacity)
         self._options = Options(prefix, expiry, group_expiry, send_timeout, capacity_of)
-        self._cipher = Cipher(symmetric_encryption_keys)
+        self._cipher = cipher_of(symmetric_encryption_keys)
         self._node: Node | None = None
         self._finalizer: weakref.finalize[..., PostgresChannelLayer] | None = None
         self._lock = threading.Lock()
@@ -94,6 +95,8 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 raise ChannelFull(channel)
             node.health.received += 1
             return
+        if not self._cipher.ready:
+            await self._cipher.load()
         out = self._outgoing("c", channel, body)
         if target is not None:
             out.node = target
@@ -115,6 +118,8 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         while True:
             body = node.mailboxes.take(channel) or await self._wait(node, channel, target)
             try:
+                if type(body) is Sealed:
+                    body = await self._unsealed(node, channel, body)
                 return self.engine.deserialize(body)
             except Exception as error:  # noqa: BLE001  (of an override; must not end a worker)
                 node.inbox.unreadable(channel, error)
@@ -185,6 +190,8 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         names.check_group(group)
         body = self._serialize(message)
         node = self._here()
+        if not self._cipher.ready:
+            await self._cipher.load()
         out = self._outgoing("g", group, body)
         out.group = group
         accepted = node.accept(out)
@@ -221,6 +228,46 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             if self._finalizer is not None:
                 self._finalizer.detach()
 
+    def status(self) -> dict[str, Any]:
+        """Return what this process tells others of itself; see :meth:`processes`. Any thread."""
+        return status(self._here())
+
+    async def processes(self, timeout: float = 5.0) -> list[dict[str, Any]]:
+        """Ask all other processes of this layer how they are doing; within ``timeout`` seconds.
+
+        Each answer is a dict that JSON takes and that holds no secret; its keys are in the
+        reference, "Commands". Of a process that is silent it has ``node`` and ``silent``.
+
+        Raises:
+            ChannelLayerUnavailable: the database did not take the question in time.
+        """
+        return await self._here().inquiries.ask("status", timeout)
+
+    async def reload(self, timeout: float = 15.0) -> list[dict[str, Any]]:
+        """Have this and all other processes of the layer fetch their credentials now.
+
+        Each then moves to new connections if what came back differs; without ``CREDENTIALS`` in
+        any case, since only new connections show what the engine's backend says now. Returns when
+        all have fetched, or after ``timeout`` seconds: for each process, this one first, a dict
+        with ``node``, ``generation``, ``changed`` and ``error``, or with ``node`` and ``silent``.
+
+        Raises:
+            ChannelLayerUnavailable: the database did not take the question in time.
+        """
+        inquiries = self._here().inquiries
+        own, others = await asyncio.gather(
+            asyncio.to_thread(inquiries.refresh), inquiries.ask("reload", timeout)
+        )
+        return [own, *others]
+
+    async def reconnect(self, timeout: float = 30.0) -> None:
+        """Move this process to new connections now, as a rotation does, without a gap.
+
+        Raises:
+            ChannelLayerUnavailable: not within ``timeout`` seconds; the old ones are still used.
+        """
+        await self._here().reconnected(timeout)
+
     def stats(self) -> dict[str, Any]:
         """Return what this process has counted, and what is connected; connects nothing itself.
 
@@ -250,6 +297,14 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                 " only that process can receive from it"
             )
         return await node.inbox.claimed(channel)
+
+    async def _unsealed(self, node: Node, channel: str, message: Sealed) -> bytes:
+        try:
+            return await node.inbox.unsealed(message)
+        except asyncio.CancelledError:
+            # Whoever receives next is to have it, in its turn.
+            node.mailboxes.put_back(channel, message, message.expires)
+            raise
 
     def _serialize(self, message: dict[str, Any]) -> bytes:
         body = self.engine.serialize(message)

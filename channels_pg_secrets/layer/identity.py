@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, field
 
 from channels_pg_secrets.layer.item import FrameKey
-from channels_pg_secrets.layer.names import new_node_id
+from channels_pg_secrets.layer.names import new_node_id, node_name
 
 
 @dataclass(eq=False)
@@ -31,4 +31,4 @@ class Identity:
     @property
     def name(self) -> str:
         """The node as it stands in channel names."""
-        return f"{self.node:016x}"
+        return node_name(self.node)

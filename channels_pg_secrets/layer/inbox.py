@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
+import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from channels_pg_secrets import signals
 from channels_pg_secrets.layer.acknowledgements import Acknowledgements
+from channels_pg_secrets.layer.cipher import Cipher, Sealed, UnknownKey
 from channels_pg_secrets.layer.complaints import Complaints
 from channels_pg_secrets.layer.health import Health
 from channels_pg_secrets.layer.item import Item, decode_item
 from channels_pg_secrets.layer.mailbox import Mailboxes
 from channels_pg_secrets.layer.membership import Memberships
 from channels_pg_secrets.layer.normal_channels import NormalChannels
+from pg_secrets.errors import CredentialsUnavailable
 
 if TYPE_CHECKING:
     from channels_pg_secrets.engines.postgres import PostgresEngine
-    from channels_pg_secrets.layer.cipher import Cipher
+    from channels_pg_secrets.layer.inquiry import Inquiries
     from channels_pg_secrets.layer.options import Options
 
 logger = logging.getLogger("channels_pg_secrets.layer")
 
+#: Seconds between two questions for a key, beside what the source itself waits.
+_PAUSE = 0.1
 #: Channels over capacity that are told apart between two warnings.
 _NAMED_CHANNELS = 1000
 
@@ -44,6 +51,7 @@ class Inbox:
         kick: Callable[[], None],
         flushed: Callable[[int], None],
         acknowledge: Callable[[int, str], None],
+        inquiries: Inquiries,
     ) -> None:
         self.mailboxes = Mailboxes(options.capacity_of, options.expiry, kick, health)
         self.memberships = Memberships(options.group_expiry, options.capacity_of)
@@ -53,19 +61,21 @@ class Inbox:
         self.health = health
         self._engine = engine
         self._cipher = cipher
+        self._expiry = options.expiry
         self._kick = kick
         self._flushed = flushed
         self._acknowledge = acknowledge
+        self._inquiries = inquiries
         self._over_capacity: dict[str, int] = {}
 
     async def claimed(self, channel: str) -> bytes:
-        """Wait for a message of a normal channel, and return it serialised."""
+        """Wait for a message of a normal channel, and return it serialised, or :class:`Sealed`."""
         while True:
             message = await self.normal_channels.get(channel)
             try:
                 item = decode_item(message.item)
                 body = message.blob if item.body is None else item.body
-                opened = self.opened(item, body or b"")
+                opened = self._opened_or_sealed(item, body or b"", 0.0)
             except Exception as error:  # noqa: BLE001  (must not end a worker)
                 self.unreadable(channel, error)
             else:
@@ -74,7 +84,7 @@ class Inbox:
 
     def deliver(self, item: Item, body: bytes, age: float) -> None:
         """Put a message into the mailboxes it is for."""
-        message = self.opened(item, body)
+        message = self._opened_or_sealed(item, body, age)
         if item.kind in "cC":
             self._put([item.name], message, age)
         else:
@@ -85,6 +95,38 @@ class Inbox:
         if item.json:
             return self._engine.serialize(json.loads(body))
         return self._cipher.decrypt(body)
+
+    async def unsealed(self, message: Sealed) -> bytes:
+        """Decrypt what could not be decrypted when it arrived, with a newer key.
+
+        A store that is away is waited for until the message expires.
+
+        Raises:
+            UnknownKey: the store has none that fits.
+            CredentialsError: the store refuses, or gave no answer in time.
+        """
+        with contextlib.suppress(UnknownKey):
+            return self._cipher.decrypt(message)
+        while True:
+            try:
+                await self._cipher.learn(message.arrived)
+                return self._cipher.decrypt(message)
+            except CredentialsUnavailable:
+                if time.monotonic() >= message.expires:
+                    raise
+            await asyncio.sleep(_PAUSE)
+
+    def _opened_or_sealed(self, item: Item, body: bytes, age: float) -> bytes:
+        """Return the serialised message, or what its receiver has to decrypt with a newer key."""
+        try:
+            return self.opened(item, body)
+        except UnknownKey:
+            if self._cipher.source is None:
+                raise
+        sealed = Sealed(body)
+        sealed.arrived = time.monotonic()
+        sealed.expires = sealed.arrived + self._expiry - age
+        return sealed
 
     def deliver_to_members(self, group: str, message: bytes) -> None:
         """Serve the group's members in this very process."""
@@ -106,6 +148,10 @@ class Inbox:
             self.normal_channels.announced(item.name)
         elif item.kind == "f":
             self._flushed(int(item.name))
+        elif item.kind == "?":
+            self._inquiries.asked(item.name, item.channel, item.token)
+        elif item.kind == "=":
+            self._inquiries.answered(item.name, item.body or b"")
 
     def unreadable(self, channel: str, error: Exception) -> None:
         """A message was dropped since it cannot be read; said once a minute."""
@@ -113,6 +159,9 @@ class Inbox:
         self.complaints.warn("unreadable", "Dropped a message to %s: %s", channel, error)
 
     def _put(self, channels: Collection[str], message: bytes, age: float) -> None:
+        if age >= self._expiry:
+            self.health.drop("expired", len(channels))
+            return
         full = self.mailboxes.deliver(channels, message, age)
         self.health.received += len(channels) - len(full)
         for channel in full:

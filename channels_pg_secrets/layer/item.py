@@ -3,17 +3,19 @@
 A frame is ``<mac><sender hex> <number hex> <item>,<item>,…``; the SQL function ``emit`` builds it
 and authenticates it with the receiving node's key. An item starts with its kind:
 
-====================  ==============================================
-``c<channel> <b64>``  a message to a channel of the receiving node
-``g<group> <b64>``    a message to the members that it has in a group
-``C<channel>``        the same two, with the body in a row, since it
-``G<group>``          does not fit
+==============================  ==============================================
+``c<channel> <b64>``            a message to a channel of the receiving node
+``g<group> <b64>``              a message to the members that it has in a group
+``C<channel>``                  the same two, with the body in a row, since it
+``G<group>``                    does not fit
 ``+<group> <channel> <token>``  the channel joins the group
 ``-<group> <channel> <token>``  the channel leaves it
-``a<token>``            the owner has done so
-``w<channel>``        there is work in a normal channel
-``f<epoch>``          the layer was flushed
-====================  ==============================================
+``a<token>``                    the owner has done so
+``w<channel>``                  there is work in a normal channel
+``f<epoch>``                    the layer was flushed
+``?<question> <node> <token>``  that node asks something (inquiry.py)
+``=<token> <b64>``              the answer to it
+==============================  ==============================================
 
 ``j`` before ``c g C G``: the body is JSON, sent from SQL. base64, since a payload is text in the
 database's encoding, and the only one of Python's binary-to-text codecs that runs at C speed.
@@ -123,6 +125,11 @@ def acknowledgement_item(token: str) -> bytes:
     return f"a{token}".encode()
 
 
+def answer_item(token: str, body: bytes) -> bytes:
+    """Encode the answer to a question."""
+    return b"=%s %s" % (token.encode(), b2a_base64(body, newline=False))
+
+
 def decode_item(data: bytes) -> Item:
     """Decode one item. Raises FrameInvalid."""
     try:
@@ -135,7 +142,9 @@ def decode_item(data: bytes) -> Item:
             return Item(kind, name.decode("ascii"), a2b_base64(rest), json=json)
         if kind in "CG":
             return Item(kind, name.decode("ascii"), None, json=json)
-        if kind in "+-":
+        if kind == "=":
+            return Item(kind, name.decode("ascii"), a2b_base64(rest))
+        if kind in "+-?":
             channel, _, token = rest.decode("ascii").partition(" ")
             return Item(kind, name.decode("ascii"), None, channel, token)
         if kind in "awf":

@@ -70,10 +70,6 @@ class Mailboxes:
         """Add one message to each channel; return those that are at capacity."""
         now = time.monotonic()
         entry = (now + self._expiry - age, message)
-        if age >= self._expiry:
-            for _ in channels:
-                self._health.drop("expired")
-            return []
         full: list[str] = []
         wakeups: Wakeups | None = None
         boxes = self._boxes
@@ -152,6 +148,15 @@ class Mailboxes:
                 for box in self._boxes.values()
                 for waiter in box.waiters
             )
+
+    def put_back(self, channel: str, message: bytes, expires: float) -> None:
+        """Put back, before all others, what was taken and could not be handed over."""
+        wakeups = Wakeups()
+        with self._lock:
+            box = self._boxes.get(channel) or self._open(channel)
+            self._put_back(box, (expires, message))
+            self._wake(channel, box, None, wakeups)
+        wakeups.run()
 
     def reclaim(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put back what was handed to receivers in a loop that stands still or is closed."""

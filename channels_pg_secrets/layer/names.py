@@ -71,9 +71,14 @@ def new_node_id() -> int:
     return secrets.randbits(62) + 1
 
 
+def node_name(node: int) -> str:
+    """Return a node as it stands in channel names."""
+    return f"{node:016x}"
+
+
 def new_channel_name(prefix: str, node: int) -> str:
     """Return a channel name that only ``node`` receives on."""
-    return f"{check_prefix(prefix)}.{node:016x}!{secrets.token_hex(6)}"
+    return f"{check_prefix(prefix)}.{node_name(node)}!{secrets.token_hex(6)}"
 
 
 def node_of(channel: str) -> int | None:

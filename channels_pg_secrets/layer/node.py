@@ -17,6 +17,7 @@ from channels_pg_secrets.layer.home import STUCK, Home
 from channels_pg_secrets.layer.homes import Homes
 from channels_pg_secrets.layer.identity import Identity
 from channels_pg_secrets.layer.inbox import Inbox
+from channels_pg_secrets.layer.inquiry import Inquiries
 from channels_pg_secrets.layer.item import acknowledgement_item
 from channels_pg_secrets.layer.listener import Watermarks
 from channels_pg_secrets.layer.outbox import Outbox, Outgoing, membership
@@ -51,10 +52,20 @@ class Node:
     def __init__(self, engine: PostgresEngine, options: Options, cipher: Cipher) -> None:
         self.engine = engine
         self.options = options
+        self.cipher = cipher
         self.identity = Identity(options.prefix)
         self.health = Health(type(engine), options.prefix, self.identity.name)
+        self.created = time.monotonic()
+        self.inquiries = Inquiries(self)
         self.inbox = Inbox(
-            engine, options, cipher, self.health, self.kick, self.flushed, self._acknowledge
+            engine,
+            options,
+            cipher,
+            self.health,
+            self.kick,
+            self.flushed,
+            self._acknowledge,
+            self.inquiries,
         )
         self.mailboxes = self.inbox.mailboxes
         self.memberships = self.inbox.memberships
@@ -176,6 +187,37 @@ class Node:
         """End the home for good; whoever still waits for something to be written is told so."""
         self.homes.close()
         self._fail_late(time.monotonic(), _closed())
+
+    def post(self, out: Outgoing) -> None:
+        """Send what nobody waits for; it is lost where the queue is full."""
+        with contextlib.suppress(ChannelLayerUnavailable):
+            self.outbox.add(out)
+        self.kick()
+
+    def reconnect(self) -> None:
+        """Move to new connections soon, as in a rotation. Any thread; nothing if there are none."""
+        home = self.homes.current
+        if home is not None and home.supervisor is not None:
+            home.run_soon(home.supervisor.replace)
+
+    async def reconnected(self, seconds: float) -> None:
+        """Move to new connections, and wait until they have taken over.
+
+        Raises:
+            ChannelLayerUnavailable: they have not within so many seconds.
+        """
+        await self.ready()
+        begun = time.monotonic()
+        self.reconnect()
+        while not self._moved_since(begun):
+            if time.monotonic() > begun + seconds:
+                raise self._trouble.error()
+            await asyncio.sleep(0.005)
+
+    def _moved_since(self, begun: float) -> bool:
+        home = self.homes.current
+        opened = home.supervisor.opened() if home is not None and home.supervisor else {}
+        return len(opened) == 2 and all(one.opened_at > begun for one in opened.values())
 
     async def leave(self) -> None:
         """Take this node out of the tables, if they can be reached at once."""
@@ -323,9 +365,7 @@ class Node:
 
     def _acknowledge(self, node: int, token: str) -> None:
         # Where there is no room for it, whoever waits goes on after OWNER_TIMEOUT.
-        with contextlib.suppress(ChannelLayerUnavailable):
-            self.outbox.add(Outgoing(acknowledgement_item(token), node=node))
-        self.kick()
+        self.post(Outgoing(acknowledgement_item(token), node=node))
 
     async def _watched(self, future: asyncio.Future[Any]) -> Any:
         """Wait for what the home loop is to do, and find another home if it does not."""

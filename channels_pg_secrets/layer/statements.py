@@ -184,6 +184,7 @@ CLAIM = Statement("claim", ("text", "int8", "text", "int8", "int4"), (int8, raw,
 CLAIMS = Statement("claims", ("int8",), (int8, text, int8))
 SETTLE = Statement("settle", ("int8", "int8[]", "int8[]", "int8[]", "int8[]", "text[]"))
 FLUSH = Statement("flush", ("text", "int8"), (int8,))
+ASK = Statement("ask", ("text", "int8", "text", "text", "float8"), (int8,))
 FLUSHED = Statement("flushed", ("int8", "int8"))
 UNFLUSHED = Statement("unflushed", ("text", "int8", "float8"), (int8,))
 

@@ -101,6 +101,16 @@ class Supervisor:
         """The links that are up."""
         return [link.name for link in self._links if link.up]
 
+    def opened(self) -> dict[str, OpenedConnection]:
+        """The connections that are up, by link. Any thread."""
+        return {link.name: link.wire.opened for link in self._links if link.wire and link.up}
+
+    def replace(self) -> None:
+        """Open new connections, which take over from those that are up or are being opened."""
+        for link in self._links:
+            link.replace = link.up or link.task is not None
+        self._wake.set()
+
     async def run(self) -> None:
         """Keep the connections until cancelled, or until another home has taken over."""
         source = self._engine.source

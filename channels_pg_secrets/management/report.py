@@ -1,4 +1,4 @@
-"""What ``manage.py channels_pg_secrets check`` finds out about one layer."""
+"""What ``manage.py channels_pg_secrets check`` and ``doctor`` find out about one layer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from typing import Any
 from django.core import checks
 
 from channels_pg_secrets.engines import PostgresEngine
-from channels_pg_secrets.readiness import examine
+from channels_pg_secrets.layer.status import described
+from channels_pg_secrets.readiness import Step, examine
 
 
 @dataclass(frozen=True)
 class Report:
     """One layer: where its login comes from and how long it lasts, and what is wrong."""
 
-    layer: str
+    #: Its alias; None: it belongs to no project.
+    layer: str | None
+    steps: list[Step]
     findings: list[checks.CheckMessage]
     #: Seconds that it took to fetch, log in and look.
     seconds: float
@@ -35,6 +38,10 @@ class Report:
             "ready": self.ready,
             "seconds": round(self.seconds, 3),
             "credentials": self.credentials,
+            "steps": [
+                {"name": step.name, "seconds": round(step.seconds, 4), "seen": step.seen}
+                for step in self.steps
+            ],
             "findings": [
                 {"id": found.id, "message": found.msg, "hint": found.hint}
                 for found in self.findings
@@ -43,7 +50,11 @@ class Report:
 
     def as_text(self) -> str:
         """Return the same for a person."""
-        lines = [f"Channel layer {self.layer!r}: {'ready' if self.ready else 'not ready'}"]
+        subject = f"Channel layer {self.layer!r}" if self.layer else "This login"
+        lines = [f"{subject}: {'ready' if self.ready else 'not ready'}"]
+        lines += [
+            f"  {step.name:8} {1000 * step.seconds:5.0f} ms  {step.seen}" for step in self.steps
+        ]
         lines += [f"  {line}" for line in self._about_credentials()]
         for found in self.findings:
             lines += [f"  {found.id}: {found.msg}", f"    {found.hint}"]
@@ -62,16 +73,12 @@ class Report:
         return [f"The login comes from {held['adapter']!r}: user {user}{version}; it {ends}."]
 
 
-def report(engine: PostgresEngine, layer: str) -> Report:
-    """Fetch credentials, log in, and look for rights and whether LISTEN hears; blocks."""
+def report(engine: PostgresEngine, layer: str | None, *, rights: bool = True) -> Report:
+    """Fetch credentials, log in, and look for rights and whether LISTEN hears; blocks.
+
+    Without ``rights`` nothing that belongs to a layer is looked for.
+    """
     begun = time.monotonic()
-    findings = examine(engine, f"CHANNEL_LAYERS[{layer!r}]", always_listen=True)
-    credentials: dict[str, Any] | None = None
-    if engine.source is not None:
-        held = engine.source.current
-        credentials = {
-            **engine.source.stats(),
-            "user": held.user if held else None,
-            "version": held.version if held else None,
-        }
-    return Report(layer, findings, time.monotonic() - begun, credentials)
+    found = examine(engine, f"CHANNEL_LAYERS[{layer!r}]", thorough=True, rights=rights)
+    credentials = None if engine.source is None else described(engine.source)
+    return Report(layer, found.steps, found.findings, time.monotonic() - begun, credentials)

@@ -312,15 +312,21 @@ DECLARE
     v_slice smallint;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    -- Waits for who has looked for the groups' members without seeing this node, and is not done.
-    PERFORM pg_advisory_xact_lock(7919, 2);
+    -- Waits for who has looked for the groups' members without seeing this node, and is not done. Not
+    -- for long: a user's transaction that has sent to a group may go on for hours.
+    BEGIN
+        PERFORM set_config('lock_timeout', '2s', true);
+        PERFORM pg_advisory_xact_lock(7919, 2);
+    EXCEPTION WHEN lock_not_available THEN
+        NULL;
+    END;
     SELECT s.slice INTO v_slice FROM @schema@.channels_pg_secrets_state s;
     PERFORM @schema@.channels_pg_secrets_copy_v1(v_slice, p_node, m.sender, m.seq, m.created, m.expires, m.body)
     FROM @schema@.channels_pg_secrets_message m
     WHERE m.node = -1 AND m.sender <> p_node AND m.blob = convert_to(p_prefix, 'UTF8') AND m.expires > clock_timestamp()
       AND EXISTS (SELECT FROM @schema@.channels_pg_secrets_member g
                   WHERE g.prefix = p_prefix AND g.node = p_node
-                    AND g.grp = substr(split_part(m.body, ' ', 1), 2));
+                    AND g.grp = regexp_replace(split_part(m.body, ' ', 1), '^j?[gG]', ''));
 END $$;
 
 -- Leaves at once, where the process knows that it ends.
@@ -554,6 +560,28 @@ BEGIN
     epoch := v_epoch;
 END $$;
 
+-- Asks the other live processes of a layer something (see inquiry.py), and returns which they are.
+-- Neither numbered nor kept: whoever asks does so again.
+CREATE FUNCTION channels_pg_secrets_ask_v1(
+    p_prefix text, p_node bigint, p_question text, p_token text, p_stale double precision
+) RETURNS TABLE (node bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+    IF p_question !~ '^[a-z]{1,20}$' OR p_token !~ '^[0-9a-f]{1,32}$' THEN
+        RAISE EXCEPTION 'not a valid question' USING ERRCODE = '22023';
+    END IF;
+    FOR node IN
+        SELECT n.id FROM @schema@.channels_pg_secrets_node n
+        WHERE n.prefix = p_prefix AND n.id <> p_node
+          AND n.seen > clock_timestamp() - make_interval(secs => p_stale)
+    LOOP
+        PERFORM @schema@.channels_pg_secrets_emit_v1(3::smallint, node, 0::bigint, 0::bigint,
+            '?' || p_question || ' ' || to_hex(p_node) || ' ' || p_token, 0::double precision);
+        RETURN NEXT;
+    END LOOP;
+END $$;
+
 -- A node reports that it has emptied itself.
 CREATE FUNCTION channels_pg_secrets_flushed_v1(p_node bigint, p_epoch bigint)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -586,7 +614,7 @@ BEGIN
     PERFORM @schema@.channels_pg_secrets_check_v1(p_channel, p_message);
     IF v_node IS NOT NULL THEN
         PERFORM @schema@.channels_pg_secrets_scatter_v1(
-            ARRAY[('x' || v_node)::bit(64)::bigint], v_item, 'jC' || p_channel, v_bytes, p_expiry);
+            ARRAY[('x' || v_node)::bit(64)::bigint], v_item, 'jC' || p_channel, v_bytes, p_expiry, NULL);
     ELSIF length(v_item) < 7900 THEN
         IF NOT @schema@.channels_pg_secrets_enqueue_v1(p_prefix, p_channel, p_capacity, v_item, NULL::bytea, p_expiry) THEN
             RAISE EXCEPTION 'channel % is at its capacity of %', p_channel, p_capacity USING ERRCODE = '53400';
@@ -611,7 +639,7 @@ BEGIN
     PERFORM @schema@.channels_pg_secrets_scatter_v1(
         (SELECT array_agg(m.node) FROM @schema@.channels_pg_secrets_member m
          WHERE m.prefix = p_prefix AND m.grp = p_group AND m.node <> 0 AND m.expires > clock_timestamp()),
-        v_item, 'jG' || p_group, v_bytes, p_expiry);
+        v_item, 'jG' || p_group, v_bytes, p_expiry, p_prefix);
     FOR r IN
         SELECT m.channel, m.capacity FROM @schema@.channels_pg_secrets_member m
         WHERE m.prefix = p_prefix AND m.grp = p_group AND m.node = 0 AND m.expires > clock_timestamp()

@@ -119,7 +119,17 @@ BEGIN
     -- Shared with other senders, against a reader who is just registering: without it the sender
     -- might not see the reader, and the reader not the message.
     PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_prefix || ':' || p_channel, 7919));
-    IF (SELECT count(*) FROM (
+    -- Counting up to a large capacity takes long. The numbers at both ends say how many there can be
+    -- at most, and that is enough unless other channels have many of those in between.
+    -- Ordered, not max() and min(): planned while the queue is short, those are read from all of it.
+    IF p_capacity <= 1 + (
+            SELECT q.id FROM @schema@.channels_pg_secrets_queue q
+            WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
+            ORDER BY q.id DESC LIMIT 1) - (
+            SELECT q.id FROM @schema@.channels_pg_secrets_queue q
+            WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
+            ORDER BY q.id LIMIT 1)
+        AND (SELECT count(*) FROM (
             SELECT FROM @schema@.channels_pg_secrets_queue q
             WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
               AND q.expires > clock_timestamp()
@@ -132,21 +142,30 @@ BEGIN
     RETURN true;
 END $$;
 
--- One numberless item to several nodes, its body apart where it does not fit.
+-- One numberless item to several nodes, its body apart where it does not fit. p_prefix is set for a
+-- group message: after a crash it is kept for those who are not back yet, as keep says.
 CREATE FUNCTION channels_pg_secrets_scatter_v1(
-    p_nodes bigint[], p_item text, p_large text, p_blob bytea, p_ttl double precision
+    p_nodes bigint[], p_item text, p_large text, p_blob bytea, p_ttl double precision, p_prefix text
 ) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_slice smallint;
+    v_young boolean;
     v_id bigint := ('x' || substr(replace(gen_random_uuid()::text, '-', ''), 1, 15))::bit(60)::bigint;
 BEGIN
-    SELECT s.slice INTO v_slice FROM @schema@.channels_pg_secrets_state s;
-    IF NOT FOUND OR p_nodes IS NULL THEN
-        RETURN;
+    SELECT s.slice, s.created > clock_timestamp() - interval '60 seconds' INTO v_slice, v_young
+    FROM @schema@.channels_pg_secrets_state s;
+    IF NOT FOUND THEN
+        -- Nobody has registered yet after a crash. Who does finds the row in the slice that is then
+        -- the first; to write the state here would make all wait for the end of a user's transaction.
+        v_slice := 0;
+        v_young := true;
     END IF;
     IF length(p_item) >= 7900 THEN
         PERFORM @schema@.channels_pg_secrets_store_v1(v_slice, 0::bigint, v_id, p_blob, p_ttl);
         p_item := p_large;
+    END IF;
+    IF p_prefix IS NOT NULL AND v_young THEN
+        PERFORM @schema@.channels_pg_secrets_keep_v1(v_slice, p_prefix, 0::bigint, v_id, p_item, p_ttl);
     END IF;
     PERFORM @schema@.channels_pg_secrets_emit_v1(v_slice, u.node, 0::bigint, v_id, p_item, p_ttl) FROM unnest(p_nodes) AS u (node);
 END $$;

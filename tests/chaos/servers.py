@@ -76,7 +76,7 @@ class Couple:
 
 
 class PgBouncer:
-    """One PgBouncer before a server. ``session``: the name under which its mode is that.
+    """One PgBouncer before a server. ``session``, ``statement``: the names for those modes.
 
     The database's own name is served in transaction mode. ``logins`` are those that may come in.
     """
@@ -86,6 +86,7 @@ class PgBouncer:
     def __init__(self, database: FreshDatabase, *logins: Login) -> None:
         self.port = free_port()
         self.session = f"{database.name}_session"
+        self.statement = f"{database.name}_statement"
         self._directory = Path(tempfile.mkdtemp(prefix="pgbouncer-"))
         server = database.server
         place = f"host={server.host} port={server.port} dbname={database.name}"
@@ -95,6 +96,7 @@ class PgBouncer:
             "pgbouncer.ini",
             f"[databases]\n{database.name} = {place} pool_mode=transaction\n"
             f"{self.session} = {place} pool_mode=session\n"
+            f"{self.statement} = {place} pool_mode=statement\n"
             f"[pgbouncer]\nlisten_addr = {self.host}\nlisten_port = {self.port}\n"
             "unix_socket_dir =\nauth_type = scram-sha-256\n"
             f"auth_file = {self._directory / 'users'}\n"

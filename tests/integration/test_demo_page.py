@@ -114,6 +114,7 @@ def test_two_people_talk_while_the_login_changes(
     assert faults == []
 
 
+@pytest.mark.long
 def test_rooms_are_apart_and_remember(browser: Browser, serve_demo: Callable[..., Any]) -> None:
     """Who comes later reads what was said in the room, and nothing of another room."""
     faults: list[str] = []

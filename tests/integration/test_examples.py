@@ -93,7 +93,10 @@ def prepare(folder: Path, database: FreshDatabase, environment: dict[str, str]) 
 # A custom engine
 
 
-@pytest.mark.parametrize("engine", ["myproject.db", "myproject.engines.CompressingEngine"])
+@pytest.mark.parametrize(
+    "engine",
+    ["myproject.db", pytest.param("myproject.engines.CompressingEngine", marks=pytest.mark.long)],
+)
 def test_a_backend_of_ones_own_keeps_delivering_through_rotations(
     copied: Callable[[str], Path], database: FreshDatabase, engine: str
 ) -> None:

@@ -27,7 +27,7 @@ from pg_secrets.testing.openbao import OpenBaoServer
 from pg_secrets.testing.postgres import PostgresServer
 postgres, openbao = PostgresServer(), OpenBaoServer()
 postgres.start(); openbao.start()
-print(postgres._process.pid, openbao.pid, postgres.directory, openbao._directory, flush=True)
+print(postgres._process.pid, openbao.pid, postgres.directory, openbao.directory, flush=True)
 time.sleep(60)
 """
 
@@ -162,7 +162,14 @@ def test_openbao_stops_and_starts_empty() -> None:
         client.adapter.close()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, marks=pytest.mark.long),
+    ],
+)
 def test_servers_do_not_outlive_their_owner(ending: signal.Signals) -> None:
     """Whatever ends the owning process, both servers and their directories are gone soon after."""
     with subprocess.Popen(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import re
 import runpy
@@ -86,7 +87,8 @@ def test_a_python_block_runs(page: Path, block: str) -> None:
         names: dict[str, Any] = {"__name__": "docs"}
         exec(code, names)
         for name, value in names.items():
-            if name.startswith("test_"):
+            # Those that take fixtures are run by pytest: tests/integration/test_fixtures.py.
+            if name.startswith("test_") and not inspect.signature(value).parameters:
                 value()
 
 
@@ -141,20 +143,20 @@ def test_signals_are_what_the_reference_says() -> None:
 
 
 def test_every_command_option_is_in_the_reference() -> None:
-    """The reference of commands has every option of the demo and of grants, and no other."""
+    """The reference of commands has every option of all of them, and no other."""
     text = (DOCS / "reference" / "commands.md").read_text()
     command = load_command_class("channels_pg_secrets", "channels_pg_secrets")
-    grants = command.create_parser("manage.py", "channels_pg_secrets")
+    managing = command.create_parser("manage.py", "channels_pg_secrets")
     options = {"--version", "--database"}  # the second is of manage.py check
-    for parser, subcommand in ((build_parser(), "demo"), (grants, "grants")):
-        options |= options_of(parser, subcommand)
+    for parser in (build_parser(), managing):
+        options |= options_of(parser)
     assert set(re.findall(r"--[a-z][a-z-]*", text)) == options - {"--help"}
 
 
-def options_of(parser: Any, subcommand: str) -> set[str]:
-    """Return the options of one subcommand that are its own."""
+def options_of(parser: Any) -> set[str]:
+    """Return the options of a parser's subcommands that are their own."""
     (subparsers,) = (action for action in parser._actions if hasattr(action.choices, "items"))
-    actions = subparsers.choices[subcommand]._actions
+    actions = [action for each in subparsers.choices.values() for action in each._actions]
     found = {option for action in actions for option in action.option_strings}
     inherited = {option for action in parser._actions for option in action.option_strings}
     return {option for option in found - inherited if option.startswith("--")}

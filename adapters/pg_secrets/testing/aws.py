@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-import socket
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from pg_secrets.testing.process import (
-    ServerNotStarted,
-    ServerProcess,
-    base_environment,
-    free_port,
-)
+from pg_secrets.testing.local_server import LocalServer
 
 #: What a client needs in its environment: moto takes any keys, but boto3 wants some.
 KEYS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
@@ -24,65 +16,16 @@ REGION = "eu-central-1"
 CURRENT, PENDING = "AWSCURRENT", "AWSPENDING"
 
 
-class SecretsManagerServer:
-    """One moto server on 127.0.0.1, which also answers for STS. Needs ``moto[server]``.
+class SecretsManagerServer(LocalServer):
+    """One moto server on 127.0.0.1, which also answers for STS. Needs ``moto[server]``."""
 
-    Whatever way the owning process ends, the server ends with it. Not thread-safe.
-
-    Raises:
-        ServerNotStarted: it did not come up.
-    """
-
-    host = "127.0.0.1"
-
-    def __init__(self, *, port: int | None = None) -> None:
-        self.port = port or free_port()
-        self._process: ServerProcess | None = None
-        self._directory: Path | None = None
+    title = "moto"
+    stop_signal = signal.SIGKILL
 
     @property
     def endpoint(self) -> str:
         """The URL that clients are given."""
         return f"http://{self.host}:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        """The server's process id, for tests that freeze it; raises when it is not running."""
-        if self._process is None:
-            raise ServerNotStarted("moto is not running")
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start the server and return when it answers."""
-        self._directory = Path(tempfile.mkdtemp(prefix="pg_secrets-moto-"))
-        self._process = ServerProcess(
-            [sys.executable, "-m", "moto.server", "-H", self.host, "-p", str(self.port)],
-            directory=self._directory,
-            log=self._directory / "log",
-            environment=base_environment(HOME=str(self._directory), **KEYS),
-            stop_signal=signal.SIGKILL,
-        )
-        try:
-            self._process.wait_until(self._answers, timeout=60, name="moto")
-        except BaseException:  # an interrupt included: nobody else would end it
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """End the server and remove its directory."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.stop(signal.SIGKILL)
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
-
-    def __enter__(self) -> SecretsManagerServer:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def client(self, service: str = "secretsmanager") -> Any:
         """Return a boto3 client; the caller closes it."""
@@ -126,13 +69,12 @@ class SecretsManagerServer:
         finally:
             client.close()
 
-    def log_tail(self, lines: int = 20) -> str:
-        """Return the last lines of the server's log."""
-        return self._process.log_tail(lines) if self._process else ""
+    def requests(self) -> int:
+        """Return how many requests were answered since the start, those of :meth:`put` included."""
+        return self._log().count('"POST / HTTP/1.1"')
 
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection((self.host, self.port), timeout=1):
-                return True
-        except OSError:
-            return False
+    def _command(self) -> list[str | Path]:
+        return [sys.executable, "-m", "moto.server", "-H", self.host, "-p", str(self.port)]
+
+    def _environment(self) -> dict[str, str]:
+        return KEYS

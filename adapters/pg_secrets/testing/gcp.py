@@ -9,90 +9,39 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
-import socket
 import sys
-import tempfile
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pg_secrets.testing.process import (
-    ServerNotStarted,
-    ServerProcess,
-    base_environment,
-    free_port,
-)
+from pg_secrets.testing.local_server import LocalServer
 
 PROJECT = "local"
+_ASKED = "asked for "
 _PATH = re.compile(
     r"projects/[^/]+(/locations/[^/]+)?/secrets/(?P<secret>[^/]+)/versions/(?P<version>[^/]+)"
 )
 
 
-class SecretManagerServer:
+class SecretManagerServer(LocalServer):
     """One server on 127.0.0.1, without TLS. Needs ``google-cloud-secret-manager``.
 
-    Whatever way the owning process ends, the server ends with it. Not thread-safe.
-
-    Raises:
-        ServerNotStarted: it did not come up.
+    What it knows outlives a restart.
     """
 
-    host = "127.0.0.1"
+    title = "Secret Manager"
+    stop_signal = signal.SIGKILL
 
     def __init__(self, *, port: int | None = None) -> None:
-        self.port = port or free_port()
-        self._process: ServerProcess | None = None
-        self._directory: Path | None = None
+        super().__init__(port=port)
         self._state: dict[str, Any] = {"secrets": {}, "aliases": {}, "fail": None, "corrupt": False}
 
     @property
     def endpoint(self) -> str:
         """What clients are given."""
         return f"http://{self.host}:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        """The server's process id, for tests that freeze it; raises when it is not running."""
-        if self._process is None:
-            raise ServerNotStarted("the Secret Manager is not running")
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start the server and return when it answers."""
-        self._directory = Path(tempfile.mkdtemp(prefix="pg_secrets-gcp-"))
-        self._write()
-        self._process = ServerProcess(
-            [sys.executable, "-m", "pg_secrets.testing.gcp", str(self.port), self._file],
-            directory=self._directory,
-            log=self._directory / "log",
-            environment=base_environment(HOME=str(self._directory)),
-            stop_signal=signal.SIGKILL,
-        )
-        try:
-            self._process.wait_until(self._answers, timeout=60, name="the Secret Manager")
-        except BaseException:  # an interrupt included: nobody else would end it
-            self.stop()
-            raise
-
-    def stop(self) -> None:
-        """End the server and remove its directory."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.stop(signal.SIGKILL)
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            self._directory = None
-
-    def __enter__(self) -> SecretManagerServer:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def put(self, secret: str, value: dict[str, Any] | str | bytes) -> int:
         """Add a version, making the secret if need be; return the version's number."""
@@ -123,10 +72,17 @@ class SecretManagerServer:
         self._state["corrupt"] = wanted
         self._write()
 
+    def requests(self) -> int:
+        """Return how many requests were answered since the start."""
+        return self._log().count(_ASKED)
+
+    def _command(self) -> list[str | Path]:
+        self._write()
+        return [sys.executable, "-m", "pg_secrets.testing.gcp", str(self.port), self._file]
+
     @property
     def _file(self) -> Path:
-        assert self._directory is not None
-        return self._directory / "state.json"
+        return self.directory / "state.json"
 
     def _write(self) -> None:
         if self._directory is None:
@@ -135,13 +91,6 @@ class SecretManagerServer:
         new.touch(mode=0o600)
         new.write_text(json.dumps(self._state))
         new.replace(self._file)
-
-    def _answers(self) -> bool:
-        try:
-            with socket.create_connection((self.host, self.port), timeout=1):
-                return True
-        except OSError:
-            return False
 
 
 def answer(state: dict[str, Any], name: str, context: Any) -> Any:
@@ -182,6 +131,8 @@ def serve(port: int, state: Path) -> None:
     from google.cloud.secretmanager_v1 import types
 
     def access(request: Any, context: Any) -> Any:
+        sys.stdout.write(f"{_ASKED}{request.name}\n")
+        sys.stdout.flush()
         return answer(json.loads(state.read_text()), request.name, context)
 
     service = "google.cloud.secretmanager.v1.SecretManagerService"

@@ -34,6 +34,10 @@ class ServerNotStarted(RuntimeError):
     """A server for tests ended, or stayed deaf, before it could be used."""
 
 
+class ServerNotInstalled(ServerNotStarted):
+    """There is no program on this machine that would be this server."""
+
+
 class ServerProcess:
     """One running server, in a session of its own so that Ctrl-C does not reach it.
 

@@ -1,10 +1,11 @@
-"""Vaults that a test may seal, freeze or speak TLS to, and a way in by AppRole."""
+"""Vaults that a test may seal, freeze or speak TLS to, ways in, and servers that are scripted."""
 
 from __future__ import annotations
 
 import secrets
 import signal
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -13,9 +14,16 @@ from typing import Any
 
 import pytest
 
+from pg_secrets.testing.aws import KEYS
+from pg_secrets.testing.http import ScriptedHttpServer
 from pg_secrets.testing.openbao import OpenBaoServer, find_binary
 from pg_secrets.testing.process import ServerProcess, base_environment, free_port
 from pg_secrets.testing.secrets_engine import DatabaseSecretsEngine
+
+# Tests here import their helpers by tests.integration.adapters.
+sys.path.append(str(Path(__file__).parents[3]))
+
+from tests.integration.adapters.certificate import self_signed
 
 AppRole = Callable[..., dict[str, Any]]
 
@@ -81,3 +89,39 @@ def tls_openbao(tmp_path: Path) -> Iterator[tuple[str, Path]]:
         yield address, ca
     finally:
         process.stop(signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
+    return self_signed(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def http_server() -> Iterator[ScriptedHttpServer]:
+    """A server that a test tells what to answer."""
+    with ScriptedHttpServer() as server:
+        yield server
+
+
+@pytest.fixture
+def tls_server(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ScriptedHttpServer]:
+    """A server over TLS that requests trusts, and that a test tells what to answer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
+    with ScriptedHttpServer(tls=context) as server:
+        yield server
+
+
+@pytest.fixture
+def aws_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys in the environment, and nothing of what a developer's AWS configuration says."""
+    for name, value in {**KEYS, "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nonexistent/aws")

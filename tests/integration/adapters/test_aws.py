@@ -26,6 +26,8 @@ from pg_secrets.testing.contract import CredentialAdapterContract, UnreachableSt
 from pg_secrets.testing.http import HttpAnswer, ScriptedHttpServer
 from pg_secrets.testing.process import free_port, frozen
 
+pytestmark = pytest.mark.usefixtures("aws_identity")
+
 RDS = {
     "engine": "postgres",
     "username": "app",
@@ -43,22 +45,10 @@ EXPECTED = {
 }
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[SecretsManagerServer]:
-    """A Secrets Manager for the tests of this file, each with secrets of its own."""
-    with SecretsManagerServer() as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-def identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys in the environment, and nothing of what a developer's AWS configuration says."""
-    for name, value in {**KEYS, "AWS_EC2_METADATA_DISABLED": "true"}.items():
-        monkeypatch.setenv(name, value)
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, "/nonexistent/aws")
+@pytest.fixture
+def store(aws_server: SecretsManagerServer) -> SecretsManagerServer:
+    """A Secrets Manager for all tests, each with secrets of its own."""
+    return aws_server
 
 
 @pytest.fixture

@@ -31,19 +31,12 @@ LOGIN = {"username": "app", "password": "s3cret", "host": "db.example", "port": 
 EXPECTED = {"user": "app", "password": "s3cret", "host": "db.example", "port": 5433}
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[SecretManagerServer]:
-    """A Secret Manager for the tests of this file, each with secrets of its own."""
-    with SecretManagerServer() as running:
-        yield running
-
-
 @pytest.fixture
-def store(server: SecretManagerServer) -> Iterator[SecretManagerServer]:
-    """The same, well again afterwards."""
-    yield server
-    server.fail(None)
-    server.corrupt(False)
+def store(gcp_server: SecretManagerServer) -> Iterator[SecretManagerServer]:
+    """The Secret Manager of all tests, well again afterwards."""
+    yield gcp_server
+    gcp_server.fail(None)
+    gcp_server.corrupt(False)
 
 
 @pytest.fixture
@@ -74,8 +67,8 @@ class TestContract(CredentialAdapterContract):
     """What all adapters keep."""
 
     @pytest.fixture(autouse=True)
-    def _store(self, server: SecretManagerServer) -> None:
-        self.store = server
+    def _store(self, gcp_server: SecretManagerServer) -> None:
+        self.store = gcp_server
 
     def make_adapter(self) -> GcpAdapter:
         self.store.put("contract", LOGIN)

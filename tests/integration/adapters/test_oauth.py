@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import base64
-import datetime
-import ipaddress
-import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from pg_secrets.errors import (
     AdapterMisconfigured,
@@ -34,49 +27,11 @@ TOKEN = {"access_token": "t0ken-s3cret", "token_type": "Bearer", "expires_in": 3
 SECRET = "cl1ent-s3cret"
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that vouches for itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "provider")])
-    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    now = datetime.datetime.now(datetime.timezone.utc)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    directory = tmp_path_factory.mktemp("tls")
-    files = directory / "cert.pem", directory / "key.pem"
-    files[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return files
-
-
 @pytest.fixture
-def provider(
-    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ScriptedHttpServer]:
+def provider(tls_server: ScriptedHttpServer) -> ScriptedHttpServer:
     """A token endpoint at /token, over TLS."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
-    with ScriptedHttpServer(tls=context) as server:
-        server.script("POST", "/token", HttpAnswer(body=TOKEN))
-        yield server
+    tls_server.script("POST", "/token", HttpAnswer(body=TOKEN))
+    return tls_server
 
 
 def adapter(address: str, **config: Any) -> OAuthAdapter:

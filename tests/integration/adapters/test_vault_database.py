@@ -127,6 +127,7 @@ def test_static_login_follows_a_rotation(vault_database: DatabaseSecretsEngine) 
         user_of(vault_database, first)
 
 
+@pytest.mark.long
 def test_static_login_says_when_to_ask_again(vault_database: DatabaseSecretsEngine) -> None:
     """Asked again when it said, and every second after, Vault soon has the next password."""
     login = vault_database.database.login()

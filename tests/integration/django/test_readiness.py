@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -177,11 +178,14 @@ def test_following_the_hint_about_rights_helps(
         (message,) = found(config)
         assert message.id == "channels_pg_secrets.W011"
         assert "grants --role ROLE" in str(message.hint)
-        statement = str(message.hint).rpartition(": ")[2]
+        member, alone = re.findall("GRANT .*?(?=[.;])", str(message.hint))
         for each in grants(database).after_migrate():
             database.execute(each)
-        assert statement == 'GRANT ROLE TO "other_login".'
-        database.execute(statement.rstrip(".").replace("ROLE", f'"{database.runtime}"'))
+        database.execute(member.replace("GRANT ROLE", f'GRANT "{database.runtime}"'))
+        assert found(config) == []
+        database.execute(f'REVOKE "{database.runtime}" FROM other_login')
+        assert found(config) != []
+        database.execute(alone)
         assert found(config) == []
     finally:
         database.execute("DROP OWNED BY other_login")
@@ -193,6 +197,7 @@ def vault(address: str, token: str) -> dict[str, Any]:
     return {"ADAPTER": "vault", "ADDRESS": address, "ROLE": "app", "AUTH": auth}
 
 
+@pytest.mark.long
 def test_an_unreachable_vault_is_w014(database: FreshDatabase) -> None:
     """A store that does not answer is one message that names its address."""
     config = database.settings(CREDENTIALS=vault("http://127.0.0.1:1", "canary"))

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
+from pg_secrets.credentials import Credentials
+from pg_secrets.errors import CredentialsUnavailable
+from pg_secrets.source import CredentialSource
+from pg_secrets.testing.adapter import ScriptedAdapter
+
 if TYPE_CHECKING:
-    from tests.integration.layer.conftest import Layers
+    from tests.integration.layer.conftest import Layers, Stream
 
     Soon = Callable[..., Awaitable[dict[str, Any]]]
     Eventually = Callable[..., Awaitable[Any]]
@@ -22,7 +31,11 @@ SMALL = {"type": "test", "text": SECRET}
 
 async def send_everywhere(layers: Layers, soon: Soon, **options: Any) -> None:
     """Send small and large messages to a channel, a normal channel and a group."""
-    here, there = layers(**options), layers(**options)
+    await send_everywhere_between(layers(**options), layers(**options), soon)
+
+
+async def send_everywhere_between(here: Any, there: Any, soon: Soon) -> None:
+    """Do so from one layer to another."""
     channel = await there.new_channel()
     await there.group_add("group", channel)
     await there.group_add("group", "member")
@@ -129,3 +142,143 @@ async def test_layers_with_and_without_keys_do_not_mix(layers: Layers, soon: Soo
     await plain.send(channel, SMALL)
     await friend.send(channel, {"type": "sealed"})
     assert await soon(sealed, channel) == {"type": "sealed"}
+
+
+# Keys that come from a store
+
+
+class Store:
+    """What one process sees of a store of keys; each asks only when it has to."""
+
+    def __init__(self, *keys: str) -> None:
+        self.adapter = ScriptedAdapter(_secret(*keys))
+        self.source = CredentialSource(self.adapter, ttl=3600)
+
+    def put(self, *keys: str) -> None:
+        """There are other keys; the process finds out when it asks next."""
+        self.adapter.then(_secret(*keys))
+
+
+def _secret(*keys: str) -> Credentials:
+    return Credentials(password=json.dumps(keys) if len(keys) > 1 else keys[0])
+
+
+@pytest.fixture
+def stores() -> Iterator[list[Store]]:
+    """The sender's and the receiver's."""
+    made = [Store("old"), Store("old")]
+    yield made
+    for store in made:
+        store.source.close()
+
+
+async def test_a_key_changes_without_a_restart(
+    layers: Layers, stores: list[Store], stream: type[Stream]
+) -> None:
+    """One process after the other learns of it, in either order: no message is lost."""
+    sender, receiver = (layers(symmetric_encryption_keys=store.source) for store in stores)
+    async with stream(sender, receiver, await receiver.new_channel()) as messages:
+        for key, order in (("second", stores), ("third", stores[::-1])):
+            for store in stores:
+                store.put(key)
+            for store in order:
+                store.source.refresh()
+                await messages.more()
+    # The receiver asked by itself when the sender was first.
+    assert stores[1].adapter.fetches >= 3
+
+
+async def test_every_way_waits_for_the_new_key(
+    layers: Layers, stores: list[Store], soon: Soon
+) -> None:
+    """Groups, normal channels and large messages as well."""
+    here, there = (layers(symmetric_encryption_keys=store.source) for store in stores)
+    await send_everywhere_between(here, there, soon)
+    for store in stores:
+        store.put("new")
+    stores[0].source.refresh()
+    await send_everywhere_between(here, there, soon)
+
+
+async def test_a_cancelled_receive_leaves_the_message(
+    layers: Layers, stores: list[Store], soon: Soon, eventually: Eventually
+) -> None:
+    """Whoever receives next has it, in its turn."""
+    sender, receiver = (layers(symmetric_encryption_keys=store.source) for store in stores)
+    channel = await receiver.new_channel()
+    await sender.send(channel, {"type": "test", "id": 0})
+    await soon(receiver, channel)
+    stores[0].put("new")
+    stores[0].source.refresh()
+    stores[1].adapter.answering.clear()
+    stores[1].put("new")
+    for number in (1, 2):
+        await sender.send(channel, {"type": "test", "id": number})
+    receiving = asyncio.create_task(receiver.receive(channel))
+    await eventually(lambda: stores[1].adapter.fetches == 2)
+    receiving.cancel()
+    await asyncio.gather(receiving, return_exceptions=True)
+    stores[1].adapter.answering.set()
+    assert [(await soon(receiver, channel))["id"] for _ in range(2)] == [1, 2]
+
+
+async def test_what_no_key_of_the_store_opens_is_dropped(
+    layers: Layers, stores: list[Store], soon: Soon, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is said, and the next message arrives."""
+    _, receiver = (layers(symmetric_encryption_keys=store.source) for store in stores)
+    stranger = layers(symmetric_encryption_keys=["another"])
+    sender = layers(symmetric_encryption_keys=["old"])
+    channel = await receiver.new_channel()
+    stores[1].source.get()
+    await stranger.send(channel, {"type": "test", "id": 1})
+    await sender.send(channel, {"type": "test", "id": 2})
+    assert (await soon(receiver, channel))["id"] == 2
+    assert "no symmetric_encryption_keys entry decrypts it" in caplog.text
+    assert receiver.stats()["dropped_unreadable"] == 1
+
+
+async def test_keys_from_files(layers: Layers, soon: Soon, tmp_path: Path) -> None:
+    """As the settings have it: a mounted file with nothing but the key."""
+    file = tmp_path / "key"
+    file.write_text("a key\n")
+    keys = {"ADAPTER": "files", "PATH": str(file), "FORMAT": "password"}
+    here = layers(symmetric_encryption_keys=keys)
+    there = layers(symmetric_encryption_keys=["a key"])
+    await send_everywhere_between(here, there, soon)
+    await send_everywhere_between(there, here, soon)
+
+
+async def test_reload_asks_for_keys_too(layers: Layers, stores: list[Store]) -> None:
+    """All processes fetch them at once, and say which generation they are at."""
+    asking, other = (layers(symmetric_encryption_keys=store.source) for store in stores)
+    await other.new_channel()
+    await asyncio.gather(*(store.source.aget() for store in stores))
+    for store in stores:
+        store.put("canary-key")
+    await asking.reload()
+    assert [store.source.generation for store in stores] == [2, 2]
+    (told,) = await asking.processes()
+    assert told["keys"]["generation"] == 2
+    assert "canary" not in json.dumps(told["keys"])
+
+
+@pytest.mark.long
+async def test_a_store_that_is_away_is_waited_for(
+    layers: Layers, stores: list[Store], eventually: Eventually
+) -> None:
+    """For longer than one question to it takes: the message is read when it is back."""
+    sender, receiver = (layers(symmetric_encryption_keys=store.source) for store in stores)
+    channel = await receiver.new_channel()
+    stores[1].source.get()
+    stores[0].source.get()
+    stores[0].put("new")
+    stores[0].source.refresh()
+    stores[1].adapter.then(CredentialsUnavailable("the store is away"))
+    await sender.send(channel, {"type": "test"})
+    receiving = asyncio.create_task(receiver.receive(channel))
+    begun = time.monotonic()
+    await eventually(lambda: time.monotonic() - begun > 11, 20)
+    assert not receiving.done()
+    stores[1].put("new")
+    assert await asyncio.wait_for(receiving, 20) == {"type": "test"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -411,6 +412,49 @@ async def test_messages_that_vanished_with_the_tables_are_sent_again(
     proxy.release_answers()
     await soon(sender.send(channel, {"n": 11}))
     assert await drain(receiver, channel, 11) == list(range(1, 12))
+
+
+async def test_what_is_sent_from_sql_after_a_crash_waits_for_those_who_are_late(
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy
+) -> None:
+    """Also when nobody at all is back yet: small and large, to a channel and to a group."""
+    receiver = layers(port=proxy.port)
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    proxy.refuse()
+    proxy.hold_answers()
+    empty_tables(installed)
+    prefix = receiver.prefix
+    texts = ["nobody", "x" * 10_000, "direct"]
+    group_send = "SELECT channels_pg_secrets_group_send_v1('group', %s::jsonb, %s)"
+    for text in texts[:2]:
+        installed.execute(group_send, (json.dumps({"n": text}), prefix))
+    send = "SELECT channels_pg_secrets_send_v1(%s, %s::jsonb, %s)"
+    installed.execute(send, (channel, json.dumps({"n": texts[2]}), prefix))
+    other = layers()
+    await other.new_channel()  # is back before the receiver
+    installed.execute(group_send, (json.dumps({"n": "late"}), prefix))
+    proxy.reset()
+    proxy.release_answers()
+    proxy.admit()
+    assert set(await drain(receiver, channel, 4)) == {*texts, "late"}
+
+
+async def test_a_users_long_transaction_keeps_nobody_from_coming_back(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """After a crash a transaction that has sent to a group may go on for as long as it likes."""
+    receiver = layers()
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    with psycopg.connect(**installed.connection_params()) as user:
+        send = "SELECT channels_pg_secrets_group_send_v1('group', %s::jsonb, %s)"
+        empty_tables(installed)
+        user.execute(send, ('{"n": 1}', receiver.prefix))
+        incarnation = node_of(receiver).identity.incarnation
+        await until(lambda: node_of(receiver).identity.incarnation != incarnation, 15)
+        await soon(layers().send(channel, {"n": 2}))
+        assert (await soon(receiver.receive(channel)))["n"] == 2
 
 
 # 6. Memberships

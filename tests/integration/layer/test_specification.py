@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -685,3 +686,17 @@ async def test_prefixes_keep_layers_apart(layers: Layers, soon: Soon, nothing: N
     assert await nothing(one, channel)
     assert await nothing(one, "normal")
     assert await soon(other, "normal") == {"type": "test"}
+
+
+async def test_a_normal_channels_capacity_counts_its_own_messages(layers: Layers) -> None:
+    """Other channels' messages that lie between count for nothing."""
+    layer = layers(capacity=4)
+    for number in range(4):
+        await layer.send("one", {"type": "test", "id": number})
+        for other in ("two", "three"):
+            with contextlib.suppress(ChannelFull):
+                await layer.send(other, {"type": "test", "id": number})
+    with pytest.raises(ChannelFull):
+        await layer.send("one", {"type": "test", "id": 4})
+    await layer.receive("one")
+    await layer.send("one", {"type": "test", "id": 4})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import runpy
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,6 @@ from django.conf import settings
 
 from channels_pg_secrets.engines import RedisEngine
 from pg_secrets import CredentialSource
-from pg_secrets.testing.process import ServerNotStarted
 from pg_secrets.testing.redis import RedisServer
 
 if not settings.configured:
@@ -41,15 +40,10 @@ def rules() -> list[str]:
 
 
 @pytest.fixture
-def server(rules: list[str]) -> Iterator[RedisServer]:
+def server(redis_server: RedisServer, rules: list[str]) -> RedisServer:
     """A running Redis with a user ``app`` whose password is ``first``."""
-    try:
-        running = RedisServer()
-    except ServerNotStarted as error:
-        pytest.skip(str(error))
-    with running:
-        running.set_user("app", "first", *rules)
-        yield running
+    redis_server.set_user("app", "first", *rules)
+    return redis_server
 
 
 @pytest.fixture(params=["core", "pubsub"])
