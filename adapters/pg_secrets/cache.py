@@ -38,7 +38,7 @@ class CredentialCache:
         self,
         adapter: GuardedAdapter,
         *,
-        ttl: float,
+        ttl: float | None,
         background: bool,
         clock: Clock,
         random: Random | None,

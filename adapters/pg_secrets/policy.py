@@ -8,6 +8,8 @@ from __future__ import annotations
 
 #: Seconds a static value is used before the store is asked again.
 DEFAULT_TTL = 300.0
+#: The same where the store has said when the value ends: until then it is good.
+DEFAULT_TTL_WITH_END = 3600.0
 #: Seconds between two fetches of one source, at least.
 FETCH_SPACING = 1.0
 #: Seconds between two looks at ``adapter.changed()``.

@@ -157,7 +157,7 @@ def _factory(name: str) -> AdapterFactory:
     with _lock:
         found: Any = _adapters.get(name)
     if found is None:
-        entry = _entry_points().get(name)
+        entry = _entry_point(name)
         if entry is not None:
             found = _loaded(name, entry)
         elif "." in name or ":" in name:
@@ -198,14 +198,26 @@ def _checked(name: str, function: Callable[[Mapping[str, Any]], object]) -> Adap
     return build
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+def _entry_point(name: str) -> EntryPoint | None:
+    """Return the one entry point of this name.
+
+    Raises:
+        AdapterMisconfigured: there are several, and so nobody knows which is meant.
+    """
+    # One distribution may be found twice, as installed and as a checkout.
+    found = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
+    if len(found) > 1:
+        raise AdapterMisconfigured(
+            f"CREDENTIALS: adapter {name!r} is offered by more than one distribution:"
+            f" {', '.join(sorted(found))}; give the dotted path of the one that is meant"
+        )
+    return next(iter(found.values()), None)
 
 
 def _names() -> list[str]:
     with _lock:
         registered = list(_adapters)
-    return sorted({*registered, *_entry_points()})
+    return sorted({*registered, *(entry.name for entry in entry_points(group=GROUP))})
 
 
 def _listed() -> str:

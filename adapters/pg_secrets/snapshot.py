@@ -117,11 +117,14 @@ def take(
     *,
     started: Moment,
     generation: int,
-    ttl: float,
+    ttl: float | None,
     renewable: bool,
     jitter: float,
 ) -> Snapshot:
-    """Return a snapshot of what the store handed out to a request begun at ``started``."""
+    """Return a snapshot of what the store handed out to a request begun at ``started``.
+
+    ``ttl`` is what somebody chose, if anybody did.
+    """
     lease, expiry = credentials.lease, credentials.expires_at
     lifetime = min(
         NEVER if lease is None else lease.duration,
@@ -129,6 +132,9 @@ def take(
     )
     rotate_after = NEVER if lifetime == NEVER else policy.rotation_point(lifetime, jitter)
     if lease is None:
+        if ttl is None:
+            ends = lifetime != NEVER
+            ttl = policy.DEFAULT_TTL_WITH_END if ends else policy.DEFAULT_TTL
         rotate_after = min(rotate_after, _static(credentials, started, ttl, jitter))
     renews = renewable and lease is not None and lease.renewable
     return Snapshot(

@@ -27,7 +27,8 @@ class CredentialSource:
     """Database credentials that are fetched once, shared by all, and kept good.
 
     ``ttl`` is how many seconds a value without a lease is used before the store is asked again
-    (``None``: the adapter's own, else 300). ``background`` says whether the process's refresher
+    (``None``: the adapter's own, else 300, or 3600 where the store has said when the value ends).
+    ``background`` says whether the process's refresher
     thread keeps it good, or whoever asks. ``clock`` and ``random`` are for tests.
 
     Thread-safe, usable from any number of event loops, and in the child of a fork, which fetches
@@ -43,9 +44,9 @@ class CredentialSource:
         clock: Clock = SYSTEM_CLOCK,
         random: Random | None = None,
     ) -> None:
-        own = adapter.ttl if adapter.ttl is not None else policy.DEFAULT_TTL
+        chosen = adapter.ttl if ttl is None else ttl
         self.adapter = adapter
-        self.ttl = own if ttl is None else ttl
+        self.ttl = policy.DEFAULT_TTL if chosen is None else chosen
         self.background = background
         #: Says how long a rejected login has to wait; shared by all who connect with this source.
         self.gate = RejectionGate(clock)
@@ -54,7 +55,7 @@ class CredentialSource:
         self._guard = GuardedAdapter(adapter)
         self._cache = CredentialCache(
             self._guard,
-            ttl=self.ttl,
+            ttl=chosen,
             background=background,
             clock=clock,
             random=random,

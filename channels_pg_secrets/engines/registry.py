@@ -59,7 +59,7 @@ def register_engine(name: str, engine: EngineLike | None = None) -> Any:
 
 def engine_names() -> list[str]:
     """Return every registered name and entry point, in order."""
-    return sorted({*_registered, *(found.name for found in _entry_points())})
+    return sorted({*_registered, *(found.name for found in entry_points(group=GROUP))})
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ def find_engine(name: object) -> FoundEngine:
         )
     if name in _registered:
         return FoundEngine(_registered[name])
-    for found in _entry_points():
-        if found.name == name:
-            return FoundEngine(_loaded(found))
+    entry = _entry_point(name)
+    if entry is not None:
+        return FoundEngine(_loaded(entry))
     # Anything else is a dotted path; importing what is not one raises odd errors.
     if not all(part.isidentifier() for part in name.split(".")):
         raise _unknown(name)
@@ -111,8 +111,16 @@ def find_engine(name: object) -> FoundEngine:
     return FoundEngine(_suitable(_dotted(name), name))
 
 
-def _entry_points() -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group=GROUP))
+def _entry_point(name: str) -> EntryPoint | None:
+    # One distribution may be found twice, as installed and as a checkout.
+    found = {entry.value: entry for entry in entry_points(group=GROUP, name=name)}
+    if len(found) > 1:
+        raise UnsuitableEngine(
+            f"ENGINE {name!r} is offered by more than one distribution:"
+            f" {', '.join(sorted(found))}.",
+            hint="Give the dotted path of the one that is meant.",
+        )
+    return next(iter(found.values()), None)
 
 
 def _loaded(found: EntryPoint) -> EngineLike:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -63,6 +64,19 @@ def test_built_ins_come_through_the_entry_points() -> None:
     """``memory`` and ``postgresql`` are found without being registered."""
     assert find_engine("memory").engine is MemoryEngine
     assert find_engine("postgresql").engine is PostgresEngine
+
+
+def test_a_name_that_two_distributions_offer_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody's engine takes the place of another's unnoticed."""
+    info = tmp_path / "strange-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[channels_pg_secrets.engines]\nmemory = strange:It\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UnsuitableEngine, match="strange:It"):
+        find_engine("memory")
 
 
 def test_a_registered_name_goes_before_an_entry_point() -> None:

@@ -57,6 +57,34 @@ def test_ttl_is_shortened_by_up_to_a_tenth(clock: FakeClock, make_source: MakeSo
 
 
 @pytest.mark.parametrize(
+    ("lifetime", "given", "asked_after"),
+    [
+        # Replaced when less than a fifth, or a minute, of it remains.
+        (900.0, None, 720.0),
+        (86400.0, None, 3600.0),
+        (86400.0, 60.0, 60.0),
+    ],
+)
+def test_a_value_whose_end_is_known_is_good_until_then(
+    clock: FakeClock,
+    make_source: MakeSource,
+    lifetime: float,
+    given: float | None,
+    asked_after: float,
+) -> None:
+    """It is asked for again before it ends, and once an hour unless somebody chose a TTL."""
+    adapter = ScriptedAdapter(lambda: OLD.replace(expires_at=clock.time() + lifetime))
+    source = make_source(adapter, ttl=given)
+    source.get()
+    clock.advance(asked_after - 0.1)
+    source.get()
+    assert adapter.fetches == 1
+    clock.advance(0.2)
+    source.get()
+    assert adapter.fetches == 2
+
+
+@pytest.mark.parametrize(
     ("own", "given", "ttl"), [(None, None, 300.0), (60.0, None, 60.0), (60.0, 20.0, 20.0)]
 )
 def test_ttl_is_the_sources_then_the_adapters(

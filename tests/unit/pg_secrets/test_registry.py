@@ -203,6 +203,19 @@ def test_entry_points_and_dotted_paths(distribution: Path, name: str) -> None:
     assert source.get().user == "they"
 
 
+def test_a_name_that_two_distributions_offer_is_refused(distribution: Path) -> None:
+    """Nobody's takes another's place unnoticed; the same one found twice is no conflict."""
+    for name, value in (("again", "theirs:Theirs"), ("other", "theirs:build")):
+        info = distribution / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[pg_secrets.adapters]\ntheirs = {value}\n")
+        if name == "again":
+            assert credential_source({"ADAPTER": "theirs", "USER": "they"}).get().user == "they"
+    with pytest.raises(AdapterMisconfigured, match="theirs:Theirs, theirs:build"):
+        credential_source({"ADAPTER": "theirs", "USER": "others"})
+
+
 def test_class_itself_is_a_name() -> None:
     """ADAPTER may be the class."""
     assert credential_source({"ADAPTER": ScriptedAdapter}).get().user == "app"
