@@ -24,6 +24,7 @@ def test_every_adapter_is_measured() -> None:
 
 
 @pytest.mark.parametrize("name", import_times.ADAPTERS)
+@pytest.mark.long
 def test_what_is_built_can_be_built(name: str) -> None:
     """The settings whose building is timed are settings that the adapter takes."""
     credential_adapter({"ADAPTER": name, **import_times.ADAPTERS[name]}).close()
@@ -41,6 +42,7 @@ def test_look_ups_are_timed() -> None:
 
 
 @pytest.mark.parametrize(("adapter", "requests"), [("command", 13), ("rds_iam", 0), ("env", 0)])
+@pytest.mark.long
 def test_an_hour_of_requests(adapter: str, requests: int) -> None:
     """A static value is asked for each five minutes; what needs no store asks none."""
     (case,) = (case for case in store_requests.CASES if case.adapter == adapter)

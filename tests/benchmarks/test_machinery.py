@@ -65,6 +65,7 @@ def results(kind: type[Workload], layer: InMemoryChannelLayer) -> list[dict[str,
 
 
 @pytest.mark.parametrize("kind", WITHOUT_SERVERS, ids=lambda kind: kind.__name__)
+@pytest.mark.long
 def test_every_workload_gives_figures(kind: type[Workload]) -> None:
     """A layer that does the work gets a figure for each repetition, with its median between."""
     rows = results(kind, InMemoryChannelLayer(capacity=contenders.CAPACITY))
@@ -79,6 +80,7 @@ def test_every_workload_gives_figures(kind: type[Workload]) -> None:
 
 @pytest.mark.parametrize("row_id", ["senders_50", "large_100k"])
 @pytest.mark.parametrize(("layer", "why"), [(LosesSome, "lost"), (RepeatsSome, "more than")])
+@pytest.mark.long
 def test_a_layer_that_loses_or_repeats_messages_fails(row_id: str, layer: Any, why: str) -> None:
     """A layer that loses or repeats a message gets no figure, and the reason is said."""
     (kind,) = chosen([row_id])
@@ -100,6 +102,7 @@ async def test_a_record_tells_lost_from_duplicated() -> None:
     await worker("stop")
 
 
+@pytest.mark.long
 def test_the_report_of_a_run_has_the_promised_shape(tmp_path: Path) -> None:
     """One command measures in real processes, and writes the rows that others rely on."""
     file = tmp_path / "figures.json"

@@ -68,6 +68,7 @@ def result_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return dict(json.loads(line))
 
 
+@pytest.mark.long
 def test_check_loses_nothing_while_logins_rotate(temporary: Path) -> None:
     """Clients of two server processes get every message once while the logins change.
 

@@ -125,6 +125,7 @@ def test_installed_names_are_found(installed: Path, tmp_path: Path) -> None:
     assert [name for name in ("team_safe", "mirror") if name not in "".join(mistakes)] == []
 
 
+@pytest.mark.long
 def test_the_installed_adapter_passes_the_contract(installed: Path, tmp_path: Path) -> None:
     """The contract suite holds of the adapter as it was installed."""
     shutil.copy(EXAMPLES / "own_adapter" / "test_team_safe.py", tmp_path)

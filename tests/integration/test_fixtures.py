@@ -98,6 +98,7 @@ def run(project: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.long
 def test_a_project_elsewhere_gets_every_server(project: Path) -> None:
     """One line in its conftest.py, and each fixture is there and answers."""
     done = run(project)
@@ -110,6 +111,7 @@ def test_a_project_elsewhere_gets_every_server(project: Path) -> None:
     assert [line for line in skipped if "redis-server" not in line] == []
 
 
+@pytest.mark.long
 def test_what_the_documentation_shows_passes(project: Path) -> None:
     """The page's line for conftest.py is the one used here, and its test with fixtures passes."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -121,6 +123,7 @@ def test_what_the_documentation_shows_passes(project: Path) -> None:
     assert "1 passed" in done.stdout
 
 
+@pytest.mark.long
 def test_what_is_not_installed_is_skipped_with_a_sentence(project: Path) -> None:
     """Where a package or a program is missing, the skip says which, and what to install."""
     (project / "hiding.py").write_text(HIDING)
@@ -137,6 +140,7 @@ def test_what_is_not_installed_is_skipped_with_a_sentence(project: Path) -> None
         assert sentence in done.stdout
 
 
+@pytest.mark.long
 def test_a_server_that_is_named_and_not_there_is_an_error(project: Path) -> None:
     """A PG_BIN that leads nowhere fails the tests instead of passing them over."""
     (project / "hiding.py").write_text("import os\nos.environ['PG_BIN'] = '/nonexistent'\n")

@@ -29,6 +29,7 @@ def check(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
     )
 
 
+@pytest.mark.long
 def test_a_consumer_of_the_public_names_passes_strict_mypy(tmp_path: Path) -> None:
     """mypy --strict finds nothing in a project outside the repo, and would find a wrong type."""
     consumer = Path(shutil.copy(Path(__file__).with_name("consumer.py"), tmp_path))
@@ -41,6 +42,7 @@ def test_a_consumer_of_the_public_names_passes_strict_mypy(tmp_path: Path) -> No
     assert '(expression has type "int", variable has type "str")' in done.stdout
 
 
+@pytest.mark.long
 def test_the_examples_pass_strict_mypy(tmp_path: Path) -> None:
     """mypy --strict finds nothing in them, Django's and Channels' lack of types apart."""
     files = {

@@ -80,8 +80,11 @@ def settings_for(adapter: str, port: int, folder: Path) -> dict[str, Any]:
     return {"ADAPTER": adapter, **places[adapter]}
 
 
+LATER = ["aws", "rds_iam", "gcp", "oauth", "files", "env", "command", "chain"]
+
+
 @pytest.mark.parametrize(
-    "adapter", ["vault", "aws", "rds_iam", "gcp", "oauth", "files", "env", "command", "chain"]
+    "adapter", ["vault", *(pytest.param(name, marks=pytest.mark.long) for name in LATER)]
 )
 def test_nothing_is_asked_before_somebody_uses_it(
     adapter: str, listener: socket.socket, tmp_path: Path

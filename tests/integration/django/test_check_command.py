@@ -11,6 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
+from channels_pg_secrets import readiness
 from pg_secrets.testing.database import FreshDatabase, Login
 from tests.integration.layer.conftest import migrate
 
@@ -84,8 +85,11 @@ def test_a_login_in_the_settings(database: FreshDatabase) -> None:
     assert "stands in the settings" in text
 
 
-def test_listening_through_a_pooler_is_tried(database: FreshDatabase, tmp_path: Path) -> None:
+def test_listening_through_a_pooler_is_tried(
+    database: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The round trip is made even where LISTEN has no settings of its own."""
+    monkeypatch.setattr(readiness, "_ROUND_TRIP", 0.5)
     migrate(database)
     config = database.settings(database.login())
     database.execute("CREATE SCHEMA shadow")
