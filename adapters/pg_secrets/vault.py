@@ -53,6 +53,9 @@ class VaultAdapter(CredentialAdapter):
         ``{"METHOD": "jwt"}`` with ``JWT`` and ``ROLE``.
         ``{"METHOD": "userpass"}`` and ``"ldap"`` with ``USERNAME`` and ``PASSWORD``.
         ``{"METHOD": "cert"}`` with ``CERT_FILE``, ``KEY_FILE`` and ``NAME`` of the role.
+        ``{"METHOD": "aws"}`` with ``ROLE``, and where the mount asks for it ``SERVER_ID``; keys as
+        for the adapter ``aws``, with its ``REGION``, ``ENDPOINT`` (both STS'), ``PROFILE`` and
+        ``ROLE_ARN``. Needs the extra ``aws``.
         All of them take ``MOUNT`` (default: the method's name). ``TOKEN``, ``ROLE_ID``,
         ``SECRET_ID``, ``JWT`` and ``PASSWORD`` may also be given as ``…_ENV`` (a variable's name)
         or ``…_FILE`` (a path), and are read afresh for every login.

@@ -1,6 +1,6 @@
 """The ways to prove to a Vault who we are: a token that is there, or a login.
 
-Another method is one subclass in ``vault_logins``, and its name in ``LOGINS`` there.
+Another method is one subclass, in ``vault_logins`` or a file of its own, and its name here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pg_secrets.options import Options
 from pg_secrets.supplied_secret import SuppliedSecret
 from pg_secrets.vault_auth_method import AuthMethod, number
+from pg_secrets.vault_aws import AwsAuth
 from pg_secrets.vault_client import VaultClient
 from pg_secrets.vault_logins import LOGINS
 from pg_secrets.vault_token import Token
@@ -62,7 +63,7 @@ class TokenAuth(AuthMethod):
         return self._token.changed()
 
 
-_METHODS: tuple[type[AuthMethod], ...] = (TokenAuth, *LOGINS)
+_METHODS: tuple[type[AuthMethod], ...] = (TokenAuth, *LOGINS, AwsAuth)
 AUTH_METHODS: Mapping[str, type[AuthMethod]] = {method.name: method for method in _METHODS}
 
 
