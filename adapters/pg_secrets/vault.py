@@ -56,6 +56,10 @@ class VaultAdapter(CredentialAdapter):
         ``{"METHOD": "aws"}`` with ``ROLE``, and where the mount asks for it ``SERVER_ID``; keys as
         for the adapter ``aws``, with its ``REGION``, ``ENDPOINT`` (both STS'), ``PROFILE`` and
         ``ROLE_ARN``. Needs the extra ``aws``.
+        ``{"METHOD": "gcp"}`` with ``ROLE`` and its ``TYPE``: ``"gce"`` (the machine's own token) or
+        ``"iam"`` (a service account's, of ``CREDENTIALS_FILE`` or Application Default
+        Credentials, or of ``SERVICE_ACCOUNT``, for which IAM signs; ``ENDPOINT`` is IAM's).
+        Needs the extra ``gcp``.
         All of them take ``MOUNT`` (default: the method's name). ``TOKEN``, ``ROLE_ID``,
         ``SECRET_ID``, ``JWT`` and ``PASSWORD`` may also be given as ``…_ENV`` (a variable's name)
         or ``…_FILE`` (a path), and are read afresh for every login.

@@ -12,6 +12,7 @@ from pg_secrets.supplied_secret import SuppliedSecret
 from pg_secrets.vault_auth_method import AuthMethod, number
 from pg_secrets.vault_aws import AwsAuth
 from pg_secrets.vault_client import VaultClient
+from pg_secrets.vault_gcp import GcpAuth
 from pg_secrets.vault_logins import LOGINS
 from pg_secrets.vault_token import Token
 
@@ -63,7 +64,7 @@ class TokenAuth(AuthMethod):
         return self._token.changed()
 
 
-_METHODS: tuple[type[AuthMethod], ...] = (TokenAuth, *LOGINS, AwsAuth)
+_METHODS: tuple[type[AuthMethod], ...] = (TokenAuth, *LOGINS, AwsAuth, GcpAuth)
 AUTH_METHODS: Mapping[str, type[AuthMethod]] = {method.name: method for method in _METHODS}
 
 
