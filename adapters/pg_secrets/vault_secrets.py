@@ -55,7 +55,8 @@ class DynamicRole(VaultSecret):
         answer = session.request(
             lambda vault: vault.secrets.database.generate_credentials(
                 name=self._role, mount_point=self._mount
-            )
+            ),
+            new_lease=True,
         )
         credentials = _login(answer, self.place)
         lease = self._lease(answer)

@@ -49,11 +49,14 @@ class VaultSession:
     def __repr__(self) -> str:
         return f"<VaultSession {self.address.url} auth={self.auth.name}>"
 
-    def request(self, call: Call, *, again: bool = True, lasting: float = 0.0) -> Answer:
+    def request(
+        self, call: Call, *, again: bool = True, lasting: float = 0.0, new_lease: bool = False
+    ) -> Answer:
         """Make a request; after a 403 once more, with another token, unless told not ``again``.
 
         A token that would end within ``lasting`` seconds, and what it is asked for with it, is
-        renewed first where it can be.
+        renewed first where it can be. One that cannot be, and whose life is half over, is replaced
+        before a ``new_lease`` is hung on it.
 
         Raises:
             CredentialsUnavailable: nothing came back.
@@ -62,7 +65,7 @@ class VaultSession:
         if os.getpid() != self._pid:
             self._begin()
         with self._lock:
-            token = self._good_token(lasting)
+            token = self._good_token(lasting, new_lease)
             answer = self._client.send(call, token=token.value)
             if not (again and answer.refuses(403)):
                 return answer
@@ -131,7 +134,7 @@ class VaultSession:
         self._client = VaultClient(self.address)
         self._token, self._superseded, self._leases = None, [], {}
 
-    def _good_token(self, lasting: float) -> Token:
+    def _good_token(self, lasting: float, new_lease: bool) -> Token:
         token, now = self._token, self.clock()
         if token is None or token.expired(now):
             return self._log_in()
@@ -142,7 +145,8 @@ class VaultSession:
         if wanted and token.renewable and self._renew(token, now):
             return token
         # A new token is of no use to a lease of the present one.
-        return self._log_in_early(token) if due and self.auth.repeatable else token
+        old = due or (new_lease and token.too_old_for_leases(now))
+        return self._log_in_early(token) if old and self.auth.repeatable else token
 
     def _log_in(self) -> Token:
         token = self.auth.log_in(self._client, self.clock)
