@@ -45,7 +45,7 @@ class VaultAdapter(CredentialAdapter):
     ``AUTH`` (mapping, default ``{"METHOD": "token"}``)
         ``{"METHOD": "token"}`` with one of ``TOKEN``, ``TOKEN_ENV``, ``TOKEN_FILE`` (read again
         when the file changes, as Vault Agent's sink does); by default ``VAULT_TOKEN``, then
-        ``~/.vault-token``.
+        ``~/.vault-token``. With ``WRAPPED`` (bool) it is a wrapping token that the token is in.
         ``{"METHOD": "approle"}`` with ``ROLE_ID`` and ``SECRET_ID``; with ``WRAPPED`` (bool) the
         latter is a wrapping token.
         ``{"METHOD": "kubernetes"}`` with ``ROLE``, and ``TOKEN_FILE`` where the service account's
