@@ -153,6 +153,20 @@ class VaultAdapter(CredentialAdapter):
             raise answer.error("Vault, sys/leases/revoke (a policy has to allow 'update' there)")
         self._session.release(lease.id)
 
+    def lease_ground(self, credentials: Credentials) -> Mapping[str, Any] | None:
+        """Return the token that the lease hangs on: whoever renews it may have to renew both."""
+        lease = credentials.lease
+        return self._session.ground(lease.id) if lease is not None else None
+
+    def take_ground(self, credentials: Credentials, ground: Mapping[str, Any]) -> None:
+        """Go on with the token that another process got the lease by."""
+        if credentials.lease is not None and credentials.expires_at is not None:
+            self._session.take_ground(credentials.lease.id, credentials.expires_at, ground)
+
+    def leave(self) -> None:
+        """Close the sockets and revoke nothing."""
+        self._session.leave()
+
     def close(self) -> None:
         """Revoke the tokens that came from a login, with their leases, and close the sockets."""
         self._session.close()

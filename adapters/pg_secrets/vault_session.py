@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from pg_secrets.errors import CredentialsError
@@ -47,7 +48,8 @@ class VaultSession:
         self._begin()
 
     def __repr__(self) -> str:
-        return f"<VaultSession {self.address.url} auth={self.auth.name}>"
+        shown = (self.address.url, self.address.namespace, f"auth={self.auth.name}")
+        return f"<VaultSession {' '.join(filter(None, shown))}>"
 
     def request(
         self, call: Call, *, again: bool = True, lasting: float = 0.0, new_lease: bool = False
@@ -62,8 +64,7 @@ class VaultSession:
             CredentialsUnavailable: nothing came back.
             CredentialsError: logging in failed.
         """
-        if os.getpid() != self._pid:
-            self._begin()
+        self._begin_after_fork()
         with self._lock:
             token = self._good_token(lasting, new_lease)
             answer = self._client.send(call, token=token.value)
@@ -99,6 +100,39 @@ class VaultSession:
         with self._lock:
             self._leases.pop(lease_id, None)
 
+    def ground(self, lease_id: str) -> Mapping[str, Any] | None:
+        """Return the token that a lease hangs on, for another process; from now on it is shared.
+
+        Shared tokens are not revoked when they are replaced: leases of other processes hang on
+        them that this one does not know of.
+        """
+        with self._lock:
+            self._shared = True
+            held = self._leases.get(lease_id)
+            return None if held is None else asdict(held[0])
+
+    def take_ground(self, lease_id: str, ends_at: float, ground: Mapping[str, Any]) -> None:
+        """Take over the token that a lease hangs on, as another process left it."""
+        self._begin_after_fork()
+        with self._lock:
+            self._shared = True
+            given = Token(**ground)
+            known = (self._token, *self._superseded, *(token for token, _ in self._leases.values()))
+            token = next((old for old in known if old and old.value == given.value), None)
+            if token is None:
+                token = given
+                self._adopt(token)
+            else:
+                token.since, token.life = given.since, given.life
+                token.renewable = given.renewable
+            self._leases[lease_id] = (token, ends_at)
+
+    def leave(self) -> None:
+        """Close the sockets, and leave all tokens to those who share them."""
+        if os.getpid() == self._pid:
+            with self._lock:
+                self._client.close()
+
     @property
     def token_due_at(self) -> float | None:
         """When the token should be renewed, so that somebody comes back for it in time."""
@@ -124,6 +158,10 @@ class VaultSession:
             finally:
                 self._client.close()
 
+    def _begin_after_fork(self) -> None:
+        if os.getpid() != self._pid:
+            self._begin()
+
     # tokens -------------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -133,6 +171,7 @@ class VaultSession:
         self._lock = threading.RLock()
         self._client = VaultClient(self.address)
         self._token, self._superseded, self._leases = None, [], {}
+        self._shared = False
 
     def _good_token(self, lasting: float, new_lease: bool) -> Token:
         token, now = self._token, self.clock()
@@ -182,7 +221,7 @@ class VaultSession:
         self._token = token
         if old is None or not old.owned:
             return
-        if any(held[0] is old for held in self._leases.values()):
+        if self._shared or any(held[0] is old for held in self._leases.values()):
             self._superseded.append(old)
             return
         self._revoke(old)
