@@ -48,7 +48,7 @@ class SharedAdapter(CredentialAdapter):
     ) -> None:
         check_folder(directory)
         self.ttl = adapter.ttl
-        self._adapter = adapter
+        self.wraps = adapter
         self._folder = SharedFolder(directory, key)
         self._clock = clock
         self._members: Membership | None = None
@@ -59,7 +59,7 @@ class SharedAdapter(CredentialAdapter):
         self._refused: str | None = None
 
     def __repr__(self) -> str:
-        return f"<SharedAdapter {self._adapter!r} {self._folder!r}>"
+        return f"<SharedAdapter {self.wraps!r} {self._folder!r}>"
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> SharedAdapter:
@@ -81,7 +81,7 @@ class SharedAdapter(CredentialAdapter):
             if entry is not None:
                 self._restore(entry)
             now = self._clock()
-            fetched = self._adapter.fetch()
+            fetched = self.wraps.fetch()
             if fetched.lease is None:
                 return fetched
             entry = Entry.of(fetched, fetched.lease.duration, now, self._ground(fetched))
@@ -93,7 +93,7 @@ class SharedAdapter(CredentialAdapter):
         """Renew for all, unless another process just did; ``None`` if it was replaced meanwhile."""
         lease = credentials.lease
         if lease is None or lease.id not in self._users:
-            return self._adapter.renew(credentials)
+            return self.wraps.renew(credentials)
         with self._folder.locked(PATIENCE):
             entry = self._folder.read()
             if entry is None or entry.lease != lease.id:
@@ -111,7 +111,7 @@ class SharedAdapter(CredentialAdapter):
         lease = credentials.lease
         user = self._users.pop(lease.id, None) if lease is not None else None
         if user is None:
-            self._adapter.revoke(credentials)
+            self.wraps.revoke(credentials)
             return
         last = False
         try:
@@ -125,7 +125,7 @@ class SharedAdapter(CredentialAdapter):
     def changed(self, credentials: Credentials) -> bool | None:
         """Say whether another process has fetched a new lease."""
         if credentials.lease is None:
-            return self._adapter.changed(credentials)
+            return self.wraps.changed(credentials)
         if not self._folder.moved():
             return False
         entry = self._folder.read()
@@ -135,7 +135,7 @@ class SharedAdapter(CredentialAdapter):
         """Take this lease from nobody again."""
         if credentials.lease is not None:
             self._refused = credentials.lease.id
-        self._adapter.rejected(credentials)
+        self.wraps.rejected(credentials)
 
     def forked(self) -> None:
         """Leave the parent's locks to the parent."""
@@ -145,7 +145,7 @@ class SharedAdapter(CredentialAdapter):
         self._users, self._members = {}, None
         self._lease, self._expires_at, self._refused = None, 0.0, None
         self._folder.after_fork()
-        self._adapter.forked()
+        self.wraps.forked()
 
     @stripping
     def close(self) -> None:
@@ -160,9 +160,9 @@ class SharedAdapter(CredentialAdapter):
                 last = False
             members.leave()
         if last:
-            self._adapter.close()
+            self.wraps.close()
         else:
-            self._adapter.leave()
+            self.wraps.leave()
 
     def _is_news(self, entry: Entry) -> bool:
         left = entry.expires_at - self._clock()
@@ -181,7 +181,7 @@ class SharedAdapter(CredentialAdapter):
     def _renewed(self, entry: Entry) -> Entry | None:
         self._restore(entry)
         now = self._clock()
-        renewed = self._adapter.renew(entry.credentials(entry.granted))
+        renewed = self.wraps.renew(entry.credentials(entry.granted))
         if renewed is None or renewed.lease is None:
             return None
         found = Entry.of(renewed, entry.granted, now, self._ground(renewed))
@@ -193,14 +193,14 @@ class SharedAdapter(CredentialAdapter):
         if entry is not None and credentials.lease and entry.lease == credentials.lease.id:
             self._restore(entry)
             self._folder.forget()
-        self._adapter.revoke(credentials)
+        self.wraps.revoke(credentials)
 
     def _ground(self, credentials: Credentials) -> Mapping[str, Any] | None:
-        return self._adapter.lease_ground(credentials)
+        return self.wraps.lease_ground(credentials)
 
     def _restore(self, entry: Entry) -> None:
         if entry.ground is not None:
-            self._adapter.take_ground(entry.credentials(entry.granted), entry.ground)
+            self.wraps.take_ground(entry.credentials(entry.granted), entry.ground)
 
     def _written(self, entry: Entry) -> bool:
         try:

@@ -27,6 +27,9 @@ class VaultAdapter(CredentialAdapter):
         A static role of the database engine: one user whose password Vault changes.
     ``KV`` (string)
         The path of a secret in a KV engine, without the mount.
+    ``WRAPPED``, ``WRAPPED_ENV`` (a variable's name) or ``WRAPPED_FILE`` (a path)
+        A wrapping token with a secret in it (a KV one, or fields that somebody wrapped), taken out
+        once and kept in memory; once more when another one stands there. Needs no ``AUTH``.
 
     and about it:
 
@@ -36,7 +39,7 @@ class VaultAdapter(CredentialAdapter):
         The version of the KV engine.
     ``VERSION`` (integer, default: the latest)
         Pins one version of a KV 2 secret.
-    ``FIELDS`` (mapping of libpq keywords to the secret's keys; only for ``KV``)
+    ``FIELDS`` (mapping of libpq keywords to the secret's keys; only for ``KV`` and ``WRAPPED``)
         What to take. By default ``username`` or ``user``, ``password``, and where they are there
         ``host``, ``port``, ``dbname`` or ``database``.
 

@@ -16,7 +16,7 @@ from pg_secrets.vault_errors import Answer
 from pg_secrets.vault_gcp import GcpAuth
 from pg_secrets.vault_logins import LOGINS
 from pg_secrets.vault_token import Token
-from pg_secrets.vault_wrapping import Wrapping
+from pg_secrets.vault_wrapping import Wrapping, text
 
 
 class TokenAuth(AuthMethod):
@@ -75,11 +75,11 @@ class TokenAuth(AuthMethod):
         return self._token.changed()
 
 
-def _wrapped_token(answer: Answer, purpose: str) -> object:
+def _wrapped_token(answer: Answer, purpose: str) -> str | None:
     # A token that was made to be wrapped, or one that somebody wrapped, as Vault Agent's sink does.
     if isinstance(answer.body.get("auth"), dict):
-        return answer.section("auth", purpose).get("client_token")
-    return answer.section("data", purpose).get("token")
+        return text(answer.section("auth", purpose).get("client_token"))
+    return text(answer.section("data", purpose).get("token"))
 
 
 _METHODS: tuple[type[AuthMethod], ...] = (TokenAuth, *LOGINS, AwsAuth, GcpAuth)

@@ -18,7 +18,7 @@ from pg_secrets.vault_auth_method import AuthMethod, issued
 from pg_secrets.vault_client import VaultClient
 from pg_secrets.vault_errors import Answer
 from pg_secrets.vault_token import Token
-from pg_secrets.vault_wrapping import Wrapping
+from pg_secrets.vault_wrapping import Wrapping, text
 
 #: Where Kubernetes mounts a pod's own token, and changes it now and then.
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount/token"
@@ -242,5 +242,5 @@ LOGINS: tuple[type[AuthMethod], ...] = (
 )
 
 
-def _secret_id(answer: Answer, purpose: str) -> object:
-    return answer.section("data", purpose).get("secret_id")
+def _secret_id(answer: Answer, purpose: str) -> str | None:
+    return text(answer.section("data", purpose).get("secret_id"))

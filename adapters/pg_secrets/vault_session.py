@@ -8,18 +8,21 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pg_secrets.errors import CredentialsError
 from pg_secrets.vault_auth_method import AuthMethod, number
 from pg_secrets.vault_client import VaultAddress, VaultClient
 from pg_secrets.vault_errors import Answer
 from pg_secrets.vault_token import Token
+from pg_secrets.vault_wrapping import Wrapping
 
 if TYPE_CHECKING:
     import hvac
 
     Call = Callable[[hvac.Client], Any]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +78,16 @@ class VaultSession:
                 return answer
             self._adopt(other)
             return self._client.send(call, token=other.value)
+
+    def unwrapped(self, wrapping: Wrapping[T], given: str) -> T:
+        """Return what is in a wrapping token, which needs no other token.
+
+        Raises:
+            CredentialsError: as :meth:`Wrapping.content` does.
+        """
+        self._begin_after_fork()
+        with self._lock:
+            return wrapping.content(self._client, given)
 
     # leases -------------------------------------------------------------------------------
 

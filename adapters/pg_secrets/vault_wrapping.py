@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from pg_secrets.errors import CredentialsDenied, CredentialsInvalid
 from pg_secrets.vault_client import VaultClient
 from pg_secrets.vault_errors import Answer
 
+T = TypeVar("T")
 
-class Wrapping:
+
+class Wrapping(Generic[T]):
     """Takes out what is wrapped, once for each wrapping token, and keeps it in memory.
 
     ``what`` is what an error calls it, ``pick`` finds it in Vault's answer. Not thread-safe.
     """
 
-    def __init__(self, what: str, pick: Callable[[Answer, str], object]) -> None:
+    def __init__(self, what: str, pick: Callable[[Answer, str], T | None]) -> None:
         self._what = what
         self._pick = pick
         #: The wrapping token that was used up, and what was in it.
-        self._taken: tuple[str, str] | None = None
+        self._taken: tuple[str, T] | None = None
 
-    def content(self, client: VaultClient, given: str) -> str:
+    def content(self, client: VaultClient, given: str) -> T:
         """Return what is in the wrapping token ``given``, which is used up by the first call.
 
         Raises:
@@ -34,7 +37,7 @@ class Wrapping:
             self._taken = given, self._unwrapped(client, _wrapping_token(given))
         return self._taken[1]
 
-    def _unwrapped(self, client: VaultClient, wrapping_token: str) -> str:
+    def _unwrapped(self, client: VaultClient, wrapping_token: str) -> T:
         answer = client.send(lambda vault: vault.sys.unwrap(), token=wrapping_token)
         purpose = f"Vault, unwrapping the {self._what}"
         if answer.refuses(400, 403):
@@ -44,9 +47,14 @@ class Wrapping:
                 f" {self._what} for stolen, and have it revoked"
             )
         content = self._pick(answer, purpose)
-        if not isinstance(content, str) or not content:
+        if not content:
             raise CredentialsInvalid(f"{purpose}: there is no {self._what} in it")
         return content
+
+
+def text(value: object) -> str | None:
+    """Return what is text, and nothing for anything else."""
+    return value if isinstance(value, str) else None
 
 
 def _wrapping_token(given: str) -> str:

@@ -377,6 +377,7 @@ def test_option_of_any_adapter(folder: Path) -> None:
     source = credential_source(config)
     assert source.get().user == "app"
     assert isinstance(source.adapter, SharedAdapter)
+    assert source.stats()["adapter"] == "scripted"
     source.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -399,6 +400,51 @@ def test_superseded_token_lives_as_long_as_its_lease(
     assert renewed.expires_at == start + 100
     reader.close()
     assert tokens(vault, REVOKE) == ["one", "two"]
+
+
+# leases that several processes share ------------------------------------------------------
+
+
+def test_shared_lease_is_renewed_with_the_token_it_hangs_on(
+    vault: ScriptedHttpServer, clock: FakeClock
+) -> None:
+    """Who renews what another process fetched renews that one's token, and ends with it."""
+    vault.script("POST", LOGIN, auth("one", 100))
+    vault.script("POST", RENEW, auth("one", 100))
+    vault.script("GET", CREDS, lease(1, 3600))
+    vault.script("PUT", "/v1/sys/leases/renew", lease(1, 3600))
+    first, second = adapter(vault, clock, ROLE="app"), adapter(vault, clock, ROLE="app")
+    found = first.fetch()
+    ground = first.lease_ground(found)
+    assert ground is not None
+    clock.advance(70)
+    second.take_ground(found, json.loads(json.dumps(ground)))
+    renewed = second.renew(found)
+    assert renewed is not None
+    assert renewed.expires_at == clock.time() + 100
+    assert (tokens(vault, RENEW), vault.count(LOGIN)) == (["one"], 1)
+    assert second.lease_ground(renewed) == {**ground, "since": clock.time()}
+    assert "one" not in repr(second)
+
+
+def test_tokens_of_shared_leases_stay_when_they_are_replaced(
+    vault: ScriptedHttpServer, clock: FakeClock
+) -> None:
+    """A token that others may use is revoked by the last who closes, and by nobody who leaves."""
+    vault.script("POST", LOGIN, auth("one"), auth("two"))
+    vault.script("POST", REVOKE, HttpAnswer(204))
+    vault.script("GET", CREDS, lease(1), lease(2))
+    first, second = adapter(vault, clock, ROLE="app"), adapter(vault, clock, ROLE="app")
+    found = first.fetch()
+    ground = first.lease_ground(found)
+    assert ground is not None
+    own = second.fetch()
+    second.take_ground(found, ground)
+    second.revoke(own)
+    first.leave()
+    assert vault.count(REVOKE) == 0
+    second.close()
+    assert tokens(vault, REVOKE) == ["two", "one"]
 
 
 # batch tokens -----------------------------------------------------------------------------
