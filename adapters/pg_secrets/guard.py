@@ -30,8 +30,8 @@ class GuardedAdapter:
         self._calls = threading.Lock()
         kind = type(adapter)
         # One that stands before another is called what that one is called.
-        named: type[CredentialAdapter] = type(getattr(adapter, "wraps", adapter))
-        self.name = named.name or named.__name__
+        wrapped: CredentialAdapter = getattr(adapter, "wraps", adapter)
+        self.name = wrapped.name or type(wrapped).__name__
         self.renews = kind.renew is not CredentialAdapter.renew
         self.notices_change = kind.changed is not CredentialAdapter.changed
 

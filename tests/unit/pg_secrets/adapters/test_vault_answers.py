@@ -160,7 +160,7 @@ def test_malformed_dynamic_login(vault: ScriptedHttpServer, change: dict[str, An
     ],
 )
 def test_odd_wrapped_logins(vault: ScriptedHttpServer, body: object, text: str) -> None:
-    """What was wrapped and is no login is malformed; so is one with a lease, for want of a token."""
+    """What was wrapped and is no login is malformed, as is one whose lease nobody can renew."""
     vault.script("PUT", "/v1/sys/wrapping/unwrap", HttpAnswer(body=body))
     vault.script("POST", "/v1/sys/wrapping/unwrap", HttpAnswer(body=body))
     reader = VaultAdapter.from_config({"ADDRESS": vault.address, "WRAPPED": "canary-token"})
