@@ -46,8 +46,8 @@ class SharedAdapter(CredentialAdapter):
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        check_folder(directory)
         self.ttl = adapter.ttl
+        self._directory = directory
         self.wraps = adapter
         self._folder = SharedFolder(directory, key)
         self._clock = clock
@@ -71,9 +71,11 @@ class SharedAdapter(CredentialAdapter):
         """Return what another process fetched, unless we know it already; else ask.
 
         Raises:
+            AdapterMisconfigured: the folder is not there, or not this user's alone.
             CredentialsUnavailable: another process has been asking for too long.
             CredentialsError: what the adapter raises.
         """
+        check_folder(self._directory)
         with self._folder.locked(PATIENCE):
             entry = self._folder.read()
             if entry is not None and self._is_news(entry):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -296,11 +297,18 @@ def test_process_that_does_not_come_back_from_the_store(
 
 
 def test_folder_that_went_away(member: Member, folder: Path) -> None:
-    """A folder that was removed is an outage, not a crash."""
-    adapter, _ = member()
-    folder.rmdir()
-    with pytest.raises(CredentialsUnavailable, match="No such file"):
+    """A folder that was removed is an error of the family, not a crash."""
+    adapter, store = member()
+    found = adapter.fetch()
+    shutil.rmtree(folder)
+    with pytest.raises(AdapterMisconfigured, match="No such file"):
         adapter.fetch()
+    with pytest.raises(CredentialsUnavailable, match="No such file"):
+        adapter.renew(found)
+    with pytest.raises(CredentialsUnavailable, match="No such file"):
+        adapter.revoke(found)
+    adapter.close()
+    assert store.left == 1
 
 
 def test_link_in_the_folder_is_not_followed(member: Member, folder: Path, tmp_path: Path) -> None:
@@ -372,7 +380,7 @@ def test_forked_child_is_a_process_like_others(folder: Path) -> None:
 
 
 def test_option_of_any_adapter(folder: Path) -> None:
-    """SHARED stands beside an adapter's own options, and its folder is looked at at once."""
+    """SHARED stands beside an adapter's own options."""
     config = {"ADAPTER": ScriptedAdapter, "USER": "app", "SHARED": str(folder)}
     source = credential_source(config)
     assert source.get().user == "app"
@@ -392,9 +400,10 @@ def test_folder_that_others_may_enter(
     (tmp_path / "a stranger's").mkdir(mode=0o700)
     if where == "a stranger's":
         monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    config = {"ADAPTER": ScriptedAdapter, "SHARED": str(tmp_path / where)}
+    source = credential_source({"ADAPTER": ScriptedAdapter, "SHARED": str(tmp_path / where)})
     with pytest.raises(AdapterMisconfigured, match=r"SHARED.*this user's own, mode 0700"):
-        credential_source(config)
+        source.get()
+    source.close()
 
 
 def test_objects_cannot_be_compared() -> None:
