@@ -52,7 +52,8 @@ class SharedAdapter(CredentialAdapter):
         self._folder = SharedFolder(directory, key)
         self._clock = clock
         self._members: Membership | None = None
-        self._users: dict[str, Membership] = {}
+        #: By lease: that we use it, and when it ends as far as we know.
+        self._users: dict[str, tuple[Membership, float]] = {}
         #: The lease handed out last and when it ends, and one that the database refused.
         self._lease: str | None = None
         self._expires_at = 0.0
@@ -111,10 +112,11 @@ class SharedAdapter(CredentialAdapter):
     def revoke(self, credentials: Credentials) -> None:
         """Use it no more; whoever is the last to say so gives it back."""
         lease = credentials.lease
-        user = self._users.pop(lease.id, None) if lease is not None else None
-        if user is None:
+        using = self._users.pop(lease.id, None) if lease is not None else None
+        if using is None:
             self.wraps.revoke(credentials)
             return
+        user, _ = using
         last = False
         try:
             with self._folder.locked(_PATIENCE_AT_THE_END):
@@ -141,9 +143,10 @@ class SharedAdapter(CredentialAdapter):
 
     def forked(self) -> None:
         """Leave the parent's locks to the parent."""
-        for membership in (*self._users.values(), self._members):
-            if membership is not None:
-                membership.drop()
+        for membership, _ in self._users.values():
+            membership.drop()
+        if self._members is not None:
+            self._members.drop()
         self._users, self._members = {}, None
         self._lease, self._expires_at, self._refused = None, 0.0, None
         self._folder.after_fork()
@@ -175,10 +178,19 @@ class SharedAdapter(CredentialAdapter):
     def _take(self, entry: Entry) -> Credentials:
         if self._members is None:
             self._members = self._folder.member()
-        if entry.lease not in self._users:
-            self._users[entry.lease] = self._folder.member(entry.lease)
+        now = self._clock()
+        known = self._users.get(entry.lease)
+        user = self._folder.member(entry.lease) if known is None else known[0]
+        self._users[entry.lease] = user, entry.expires_at
+        self._leave_ended(now)
         self._lease, self._expires_at = entry.lease, entry.expires_at
-        return entry.credentials(max(entry.expires_at - self._clock(), 0.001))
+        return entry.credentials(max(entry.expires_at - now, 0.001))
+
+    def _leave_ended(self, now: float) -> None:
+        # What has ended is given back by nobody.
+        for lease in [lease for lease, (_, ends) in self._users.items() if ends <= now]:
+            user, _ = self._users.pop(lease)
+            user.leave(remove=user.is_last())
 
     def _renewed(self, entry: Entry) -> Entry | None:
         self._restore(entry)

@@ -262,6 +262,18 @@ def test_what_killed_processes_left_is_cleared_away(member: Member, folder: Path
     assert len(list(folder.glob("key.????????????????"))) == 2  # of the two leases in use
 
 
+def test_leases_that_ended_leave_nothing_open(member: Member, folder: Path) -> None:
+    """A lease that nobody gave back, since it ended first, keeps no file and no handle."""
+    (adapter, _) = member()
+    adapter.fetch()
+    before = len(list(Path("/dev/fd").iterdir()))
+    for _ in range(5):
+        advance(member, 100)
+        adapter.fetch()
+    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert len(list(folder.glob("key.????????????????"))) == 1
+
+
 def test_folder_that_cannot_be_written_to(
     member: Member, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
