@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
+from pg_secrets import policy
 from pg_secrets.adapter import CredentialAdapter
 from pg_secrets.credentials import Credentials
 from pg_secrets.errors import AdapterMisconfigured, CredentialsUnavailable
@@ -101,7 +102,9 @@ class SharedAdapter(CredentialAdapter):
             entry = self._folder.read()
             if entry is None or entry.lease != lease.id:
                 return None
-            if entry.expires_at <= self._expires_at + _MOVED:
+            # What another process got a while ago would look as if the store had cut it short.
+            left = entry.expires_at - self._clock()
+            if not self._is_later(entry) or left < policy.FULL_GRANT * entry.granted:
                 renewed = self._renewed(entry)
                 if renewed is None:
                     return None
@@ -127,13 +130,15 @@ class SharedAdapter(CredentialAdapter):
             user.leave(remove=last)
 
     def changed(self, credentials: Credentials) -> bool | None:
-        """Say whether another process has fetched a new lease."""
+        """Say whether another process has fetched a new lease, or renewed this one."""
         if credentials.lease is None:
             return self.wraps.changed(credentials)
         if not self._folder.moved():
             return False
         entry = self._folder.read()
-        return entry is not None and entry.lease != credentials.lease.id
+        if entry is None:
+            return False
+        return entry.lease != credentials.lease.id or self._is_later(entry)
 
     def rejected(self, credentials: Credentials) -> None:
         """Take this lease from nobody again."""
@@ -173,7 +178,10 @@ class SharedAdapter(CredentialAdapter):
         left = entry.expires_at - self._clock()
         if entry.lease == self._refused or left <= _WORTH_TAKING * entry.granted:
             return False
-        return entry.lease != self._lease or entry.expires_at > self._expires_at + _MOVED
+        return entry.lease != self._lease or self._is_later(entry)
+
+    def _is_later(self, entry: Entry) -> bool:
+        return entry.expires_at > self._expires_at + _MOVED
 
     def _take(self, entry: Entry) -> Credentials:
         if self._members is None:

@@ -137,14 +137,31 @@ def test_new_lease_is_noticed(member: Member) -> None:
     assert (new.user, second.fetches, two.changed(new)) == ("v-2", 0, False)
 
 
-def test_renewal_is_no_change(member: Member) -> None:
-    """A renewal by another process is nothing to fetch for; a fetch then brings no new lease."""
+def test_renewal_is_noticed(member: Member) -> None:
+    """A renewal by another process is seen, and a fetch then brings it, not a new lease."""
     (one, first), (two, second) = member(), member()
     mine, yours = one.fetch(), two.fetch()
     advance(member, 70)
+    renewed = one.renew(mine)
+    assert renewed is not None
+    assert two.changed(yours) is True
+    found = two.fetch()
+    assert (found.user, found.expires_at) == ("v-1", renewed.expires_at)
+    assert two.changed(found) is False
+    assert (first.fetches, second.fetches) == (1, 0)
+
+
+def test_renewal_of_a_while_ago_is_made_again(member: Member) -> None:
+    """Who comes late renews once more: what is left would look like one that was cut short."""
+    (one, _), (two, second) = member(), member()
+    mine, yours = one.fetch(), two.fetch()
+    advance(member, 67)
     one.renew(mine)
-    assert two.changed(yours) is False
-    assert (two.fetch().user, first.fetches, second.fetches) == ("v-1", 1, 0)
+    advance(member, 10)
+    renewed = two.renew(yours)
+    assert renewed is not None
+    assert renewed.lease is not None
+    assert (renewed.lease.duration, second.renewed) == (100, 1)
 
 
 def test_last_one_out_gives_back(member: Member) -> None:
