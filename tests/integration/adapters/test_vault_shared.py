@@ -153,7 +153,9 @@ def test_one_renews_for_all(four: list[Peer], vault_database: DatabaseSecretsEng
     renewed = four[1].ask("renew")
     assert renewed[0] == user
     assert renewed[1] > ends + 1
-    assert [four[index].ask("renew") for index in (0, 2, 3)] == [renewed] * 3
+    for peer in (four[0], *four[2:]):
+        # A look at the file is due a second after the last.
+        wait_until(lambda peer=peer: peer.ask("get")[1] > renewed[1] - 0.5)  # type: ignore[misc]
     assert leases(vault_database) == 1
 
 
