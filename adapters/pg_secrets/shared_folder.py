@@ -80,29 +80,37 @@ class Entry:
 
 
 class Membership:
-    """A shared lock on a file, which says that this process uses what the file stands for."""
+    """A shared lock on a file, which says that this process uses what the file stands for.
+
+    Got, and asked whether it is the last, while the folder is locked: so it has to wait for nobody.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._handle = _open(path)
+        self._handle: int | None = _open(path)
         fcntl.flock(self._handle, fcntl.LOCK_SH)
 
     def is_last(self) -> bool:
-        """Say whether nobody else is a member; to be asked once, before :meth:`leave`."""
+        """Say whether nobody else is a member; to be asked once, just before :meth:`leave`."""
         # Turning the lock round may lose it: whoever asks is about to leave.
-        return _locked(self._handle, fcntl.LOCK_EX)
+        return self._handle is not None and _locked(self._handle, fcntl.LOCK_EX)
 
     def leave(self, *, remove: bool = False) -> None:
-        """Be a member no more; ``remove`` the file if nobody is."""
+        """Be a member no more, and ``remove`` the file; may be called twice."""
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
         if remove:
             self._path.unlink(missing_ok=True)
         # A child that inherited the handle would keep the lock if it were only closed.
-        fcntl.flock(self._handle, fcntl.LOCK_UN)
-        os.close(self._handle)
+        fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
 
     def drop(self) -> None:
         """Forget it, in the child of a fork: the parent is still a member."""
-        os.close(self._handle)
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)
 
 
 class SharedFolder:

@@ -120,14 +120,13 @@ class SharedAdapter(CredentialAdapter):
             self.wraps.revoke(credentials)
             return
         user, _ = using
-        last = False
         try:
             with self._folder.locked(_PATIENCE_AT_THE_END):
-                last = user.is_last()
-                if last:
+                if user.is_last():
+                    user.leave(remove=True)
                     self._give_back(credentials)
         finally:
-            user.leave(remove=last)
+            user.leave()
 
     def changed(self, credentials: Credentials) -> bool | None:
         """Say whether another process has fetched a new lease, or renewed this one."""
@@ -166,9 +165,9 @@ class SharedAdapter(CredentialAdapter):
             try:
                 with self._folder.locked(_PATIENCE_AT_THE_END):
                     last = members.is_last()
+                    members.leave()
             except CredentialsUnavailable:
-                last = False
-            members.leave()
+                members.leave()
         if last:
             self.wraps.close()
         else:
@@ -221,8 +220,13 @@ class SharedAdapter(CredentialAdapter):
         return self.wraps.lease_ground(credentials)
 
     def _restore(self, entry: Entry) -> None:
-        if entry.ground is not None:
+        if entry.ground is None:
+            return
+        try:
             self.wraps.take_ground(entry.credentials(entry.granted), entry.ground)
+        except (TypeError, ValueError, LookupError):
+            # Another version wrote it, or somebody by hand: this process asks as itself.
+            logger.warning("%r: what the lease hangs on is not understood", self._folder)
 
     def _written(self, entry: Entry) -> bool:
         try:

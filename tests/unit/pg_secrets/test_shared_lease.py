@@ -257,6 +257,21 @@ def test_file_that_makes_no_sense(member: Member, folder: Path, text: str) -> No
     assert (two.fetch().user, second.fetches) == (fetched.user, 0)
 
 
+def test_ground_that_makes_no_sense(
+    member: Member, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lease whose token was written by another version is renewed with a token of one's own."""
+    (one, _), (two, second) = member(), member()
+    one.fetch()
+    yours = two.fetch()
+    file = folder / "key.json"
+    file.write_text(file.read_text().replace('"token":', '"ticket":'))
+    advance(member, 70)
+    assert two.renew(yours) is not None
+    assert (second.renewed, second.token) == (1, "token-2")
+    assert "not understood" in caplog.text
+
+
 def test_files_are_private(member: Member, folder: Path) -> None:
     """Nobody else may read what lies in the folder, whatever the umask."""
     before = os.umask(0)
