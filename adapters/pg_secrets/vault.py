@@ -82,7 +82,8 @@ class VaultAdapter(CredentialAdapter):
 
     Leases end with the token they were granted to, and are counted from before the request. Tokens
     are renewed at 70 % of their life; those from a login are replaced when that fails or after a
-    403, and revoked by :meth:`close`. Safe to use from several threads, one request at a time, and
+    403, and revoked by :meth:`close`; batch tokens, which can be neither renewed nor revoked, are
+    replaced at 70 %. Safe to use from several threads, one request at a time, and
     after a fork, where it logs in anew.
     """
 
