@@ -69,3 +69,17 @@ class CredentialAdapter(ABC):
 
     def close(self) -> None:  # noqa: B027 - optional
         """Free sockets and tokens. Called once; no other call follows."""
+
+    # For leases that several processes share (the option SHARED); one of them may renew or revoke
+    # what another one fetched.
+
+    def lease_ground(self, credentials: Credentials) -> Mapping[str, Any] | None:
+        """Return what a lease of ours hangs on (a token), in a form that JSON has, if anything."""
+        return None
+
+    def take_ground(self, credentials: Credentials, ground: Mapping[str, Any]) -> None:  # noqa: B027
+        """Take over what another process's :meth:`lease_ground` returned for this lease."""
+
+    def leave(self) -> None:
+        """Do as :meth:`close`, but leave alone what leases hang on: others use them still."""
+        self.close()

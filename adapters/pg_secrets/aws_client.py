@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,8 @@ READ_TIMEOUT = 5.0
 _ATTEMPTS = 2
 #: Seconds before its end at which an assumed role is assumed again (it lasts an hour or less).
 _ROLE_MARGIN = 300.0
-#: The logger that shows an answer's body at DEBUG, and with it the secret.
-_TALKATIVE = "botocore.parsers"
+#: The loggers that show at DEBUG answers' bodies, with the secret, and what is signed, with tokens.
+_TALKATIVE = ("botocore.parsers", "botocore.auth", "botocore.endpoint")
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ class AwsClient:
         Raises:
             CredentialsError: whatever boto3 raises, as one of the family.
         """
-        failure: CredentialsError
-        try:
-            with unlogged(_TALKATIVE):
-                return getattr(self._connected(), operation)(**parameters)
-        except CredentialsError:
-            raise
-        except Exception as error:  # noqa: BLE001 - botocore's own, or what it lets through
-            failure = explained(error, purpose, self._place.timeout)
-        raise failure
+        return self._asked(lambda: getattr(self._connected(), operation)(**parameters), purpose)
+
+    def signed(self, url: str, body: str, headers: Mapping[str, str], purpose: str) -> Any:
+        """Return a POST request, in botocore's form, signed (version 4) for somebody else to send.
+
+        Raises:
+            CredentialsError: as :meth:`call` does; above all, there is no identity.
+        """
+        return self._asked(lambda: self._signed(url, body, headers), purpose)
 
     def forget(self) -> None:
         """Drop sockets and identity, without touching them: a parent process may use them."""
@@ -122,12 +122,47 @@ class AwsClient:
             self._client.close()
         self._client = None
 
+    def _asked(self, ask: Callable[[], Any], purpose: str) -> Any:
+        failure: CredentialsError
+        try:
+            with unlogged(*_TALKATIVE):
+                return ask()
+        except CredentialsError:
+            raise
+        except Exception as error:  # noqa: BLE001 - botocore's own, or what it lets through
+            failure = explained(error, purpose, self._place.timeout)
+        raise failure
+
+    def _signed(self, url: str, body: str, headers: Mapping[str, str]) -> Any:
+        from botocore.auth import SigV4Auth
+        from botocore.awsrequest import AWSRequest
+
+        request = AWSRequest("POST", url, headers=dict(headers), data=body)
+        SigV4Auth(self._keys(), self._service, self._place.region).add_auth(request)
+        return request
+
+    def _keys(self) -> Any:
+        from botocore.credentials import ReadOnlyCredentials
+        from botocore.exceptions import NoCredentialsError
+
+        session = self._session()
+        if self._place.role is not None:
+            assumed, _ = self._assumed(session, self._place.role)
+            return ReadOnlyCredentials(*assumed.values())
+        found = session.get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        return found.get_frozen_credentials()
+
+    def _session(self) -> Any:
+        place = self._place
+        return _import_boto3().Session(profile_name=place.profile, region_name=place.region)
+
     def _connected(self) -> Any:
         if self._client is None or self._clock() > self._good_until:
             self.close()  # a role that has ended
-            boto3 = _import_boto3()
             place = self._place
-            session = boto3.Session(profile_name=place.profile, region_name=place.region)
+            session = self._session()
             identity: dict[str, Any] = {}
             if place.role is not None:
                 identity, self._good_until = self._assumed(session, place.role)
@@ -169,6 +204,7 @@ def _import_boto3() -> Any:
         import boto3
     except ImportError as error:
         raise AdapterNotInstalled(
-            "adapters 'aws' and 'rds_iam' need boto3: run pip install 'channels-pg-secrets[aws]'"
+            "adapters 'aws' and 'rds_iam', and Vault's AWS login, need boto3:"
+            " run pip install 'channels-pg-secrets[aws]'"
         ) from error
     return boto3

@@ -17,7 +17,7 @@ class ChainAdapter(CredentialAdapter):
 
     ``ADAPTERS`` (list of names and mappings, each as ``CREDENTIALS`` takes it)
         Where to look, in this order: say, variables on a laptop, a mounted secret in a container.
-        ``TTL`` and ``BACKGROUND`` stand beside it, and not in one of them.
+        ``TTL``, ``BACKGROUND`` and ``SHARED`` stand beside it, and not in one of them.
 
     Only "there is nothing" leads on to the next: a variable that is not set, a file or a secret
     that does not exist. A store that is away, that refuses, or whose answer is malformed is an
@@ -42,7 +42,7 @@ class ChainAdapter(CredentialAdapter):
             AdapterMisconfigured: there is none, or one of them has wrong settings.
             AdapterNotInstalled: the package that one of them needs is missing.
         """
-        from pg_secrets.registry import credential_adapter  # which knows us by name
+        from pg_secrets.registry import BESIDE, credential_adapter  # which knows us by name
 
         options = Options(config, adapter="chain")
         entries = options.items("ADAPTERS")
@@ -51,7 +51,7 @@ class ChainAdapter(CredentialAdapter):
         for number, entry in enumerate(entries, 1):
             if not isinstance(entry, (str, Mapping)):
                 raise options.error("ADAPTERS", f"number {number} is neither a name nor a mapping")
-            own = sorted({"TTL", "BACKGROUND"} & set(entry)) if isinstance(entry, Mapping) else []
+            own = sorted(BESIDE & set(entry)) if isinstance(entry, Mapping) else []
             if own:
                 raise options.error(
                     "ADAPTERS", f"number {number} has {own[0]}, which belongs beside ADAPTERS"
@@ -107,6 +107,27 @@ class ChainAdapter(CredentialAdapter):
     def policy(self) -> str | None:
         """Return what any of them needs."""
         return " ".join(filter(None, (adapter.policy() for adapter in self._adapters))) or None
+
+    @stripping
+    def lease_ground(self, credentials: Credentials) -> Mapping[str, Any] | None:
+        """Say where they came from, and what they hang on there."""
+        if self._chosen is None:
+            return None
+        ground = self._chosen.lease_ground(credentials)
+        return {"number": self._adapters.index(self._chosen), "ground": ground}
+
+    @stripping
+    def take_ground(self, credentials: Credentials, ground: Mapping[str, Any]) -> None:
+        """Stay with the one that another process found them in."""
+        self._chosen = self._adapters[ground["number"]]
+        if ground["ground"] is not None:
+            self._chosen.take_ground(credentials, ground["ground"])
+
+    @stripping
+    def leave(self) -> None:
+        """Leave all of them."""
+        for adapter in self._adapters:
+            adapter.leave()
 
     def forked(self) -> None:
         """Tell all of them."""

@@ -19,6 +19,7 @@ from pg_secrets.errors import (
 )
 from pg_secrets.fields import FieldMap
 from pg_secrets.gcp_errors import explained
+from pg_secrets.gcp_identity import service_account_key
 from pg_secrets.options import Options
 from pg_secrets.parsing import decoded, parse_secret
 from pg_secrets.redaction import stripping
@@ -250,7 +251,8 @@ class GcpAdapter(CredentialAdapter):
         if plain:
             how["credentials"] = _nobody()
         elif self._credentials_file is not None:
-            how["credentials"] = _from_file(self._credentials_file)
+            option = "adapter 'gcp', option CREDENTIALS_FILE"
+            how["credentials"] = service_account_key(self._credentials_file, option)
         return how
 
 
@@ -277,19 +279,6 @@ def _verify(data: bytes, payload: Any, place: str) -> None:
 
     if "data_crc32c" in payload and int(payload.data_crc32c) != google_crc32c.value(data):
         raise CredentialsUnavailable(f"{place}: the value does not fit its checksum")
-
-
-def _from_file(path: str) -> Any:
-    from google.oauth2 import service_account
-
-    scopes = ["https://www.googleapis.com/auth/cloud-platform"]
-    try:
-        return service_account.Credentials.from_service_account_file(path, scopes=scopes)
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-    except ValueError:
-        why = "it is no service account's key"  # the error may quote the file
-    raise AdapterMisconfigured(f"adapter 'gcp', option CREDENTIALS_FILE: {path}: {why}")
 
 
 def _nobody() -> Any:

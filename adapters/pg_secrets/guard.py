@@ -29,7 +29,9 @@ class GuardedAdapter:
         self.adapter = adapter
         self._calls = threading.Lock()
         kind = type(adapter)
-        self.name = kind.name or kind.__name__
+        # One that stands before another is called what that one is called.
+        wrapped: CredentialAdapter = getattr(adapter, "wraps", adapter)
+        self.name = wrapped.name or type(wrapped).__name__
         self.renews = kind.renew is not CredentialAdapter.renew
         self.notices_change = kind.changed is not CredentialAdapter.changed
 

@@ -14,9 +14,12 @@ from pg_secrets.errors import AdapterMisconfigured, AdapterNotInstalled, Credent
 from pg_secrets.guard import guarded
 from pg_secrets.options import Options, nearest
 from pg_secrets.redaction import scrubbed
+from pg_secrets.shared_lease import SharedAdapter, shared_key
 from pg_secrets.source import CredentialSource
 
 GROUP = "pg_secrets.adapters"
+#: The keys beside an adapter's own, which are the source's.
+BESIDE = frozenset({"TTL", "BACKGROUND", "SHARED"})
 
 AdapterFactory = Callable[[Mapping[str, Any]], CredentialAdapter]
 RegisteredAdapter = type[CredentialAdapter] | AdapterFactory
@@ -55,8 +58,8 @@ def credential_source(config: SourceConfig) -> CredentialSource:
     """Return the process's one source for this config, making it if it is not there yet.
 
     ``config`` is a name (``"env"``), a mapping with ``ADAPTER`` and the adapter's own options,
-    an adapter or a source. ``TTL`` (seconds) and ``BACKGROUND`` (bool) in a mapping are the
-    source's, all other keys the adapter's. Nothing is sent yet. Thread-safe.
+    an adapter or a source. ``TTL`` (seconds), ``BACKGROUND`` (bool) and ``SHARED`` (a directory)
+    in a mapping are the source's, all other keys the adapter's. Nothing is sent yet. Thread-safe.
 
     Raises:
         AdapterMisconfigured: no such adapter, its settings are wrong, or building it failed.
@@ -133,11 +136,13 @@ def _chosen(settings: dict[str, Any]) -> tuple[str, AdapterFactory]:
 
 def _from_settings(settings: dict[str, Any]) -> CredentialSource:
     name, factory = _chosen(settings)
-    own = ("TTL", "BACKGROUND")
-    options = Options({key: settings.pop(key, None) for key in own}, adapter=name)
+    options = Options({key: settings.pop(key, None) for key in BESIDE}, adapter=name)
     ttl = options.seconds("TTL", None, minimum=1.0)
     background = options.flag("BACKGROUND", True)
+    directory = options.path("SHARED", None)
     built = guarded(name, lambda: factory(settings), AdapterMisconfigured)
+    if directory is not None:
+        built = SharedAdapter(built, directory, shared_key(name, settings, built))
     return CredentialSource(built, ttl=ttl, background=background)
 
 

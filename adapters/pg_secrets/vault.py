@@ -27,6 +27,9 @@ class VaultAdapter(CredentialAdapter):
         A static role of the database engine: one user whose password Vault changes.
     ``KV`` (string)
         The path of a secret in a KV engine, without the mount.
+    ``WRAPPED``, ``WRAPPED_ENV`` (a variable's name) or ``WRAPPED_FILE`` (a path)
+        A wrapping token with a secret in it (a KV one, or fields that somebody wrapped), taken out
+        once and kept in memory; once more when another one stands there. Needs no ``AUTH``.
 
     and about it:
 
@@ -36,7 +39,7 @@ class VaultAdapter(CredentialAdapter):
         The version of the KV engine.
     ``VERSION`` (integer, default: the latest)
         Pins one version of a KV 2 secret.
-    ``FIELDS`` (mapping of libpq keywords to the secret's keys; only for ``KV``)
+    ``FIELDS`` (mapping of libpq keywords to the secret's keys; only for ``KV`` and ``WRAPPED``)
         What to take. By default ``username`` or ``user``, ``password``, and where they are there
         ``host``, ``port``, ``dbname`` or ``database``.
 
@@ -45,7 +48,7 @@ class VaultAdapter(CredentialAdapter):
     ``AUTH`` (mapping, default ``{"METHOD": "token"}``)
         ``{"METHOD": "token"}`` with one of ``TOKEN``, ``TOKEN_ENV``, ``TOKEN_FILE`` (read again
         when the file changes, as Vault Agent's sink does); by default ``VAULT_TOKEN``, then
-        ``~/.vault-token``.
+        ``~/.vault-token``. With ``WRAPPED`` (bool) it is a wrapping token that the token is in.
         ``{"METHOD": "approle"}`` with ``ROLE_ID`` and ``SECRET_ID``; with ``WRAPPED`` (bool) the
         latter is a wrapping token.
         ``{"METHOD": "kubernetes"}`` with ``ROLE``, and ``TOKEN_FILE`` where the service account's
@@ -53,6 +56,13 @@ class VaultAdapter(CredentialAdapter):
         ``{"METHOD": "jwt"}`` with ``JWT`` and ``ROLE``.
         ``{"METHOD": "userpass"}`` and ``"ldap"`` with ``USERNAME`` and ``PASSWORD``.
         ``{"METHOD": "cert"}`` with ``CERT_FILE``, ``KEY_FILE`` and ``NAME`` of the role.
+        ``{"METHOD": "aws"}`` with ``ROLE``, and where the mount asks for it ``SERVER_ID``; keys as
+        for the adapter ``aws``, with its ``REGION``, ``ENDPOINT`` (both STS'), ``PROFILE`` and
+        ``ROLE_ARN``. Needs the extra ``aws``.
+        ``{"METHOD": "gcp"}`` with ``ROLE`` and its ``TYPE``: ``"gce"`` (the machine's own token) or
+        ``"iam"`` (a service account's, of ``CREDENTIALS_FILE`` or Application Default
+        Credentials, or of ``SERVICE_ACCOUNT``, for which IAM signs; ``ENDPOINT`` is IAM's).
+        Needs the extra ``gcp``.
         All of them take ``MOUNT`` (default: the method's name). ``TOKEN``, ``ROLE_ID``,
         ``SECRET_ID``, ``JWT`` and ``PASSWORD`` may also be given as ``…_ENV`` (a variable's name)
         or ``…_FILE`` (a path), and are read afresh for every login.
@@ -72,7 +82,8 @@ class VaultAdapter(CredentialAdapter):
 
     Leases end with the token they were granted to, and are counted from before the request. Tokens
     are renewed at 70 % of their life; those from a login are replaced when that fails or after a
-    403, and revoked by :meth:`close`. Safe to use from several threads, one request at a time, and
+    403, and revoked by :meth:`close`; batch tokens, which can be neither renewed nor revoked, are
+    replaced at 70 %. Safe to use from several threads, one request at a time, and
     after a fork, where it logs in anew.
     """
 
@@ -149,6 +160,20 @@ class VaultAdapter(CredentialAdapter):
     def policy(self) -> str:
         """Return the paths that the token's policy has to allow."""
         return self._secret.policy()
+
+    def lease_ground(self, credentials: Credentials) -> Mapping[str, Any] | None:
+        """Return the token that the lease hangs on: whoever renews it may have to renew both."""
+        lease = credentials.lease
+        return self._session.ground(lease.id) if lease is not None else None
+
+    def take_ground(self, credentials: Credentials, ground: Mapping[str, Any]) -> None:
+        """Go on with the token that another process got the lease by."""
+        if credentials.lease is not None and credentials.expires_at is not None:
+            self._session.take_ground(credentials.lease.id, credentials.expires_at, ground)
+
+    def leave(self) -> None:
+        """Close the sockets and revoke nothing."""
+        self._session.leave()
 
     def close(self) -> None:
         """Revoke the tokens that came from a login, with their leases, and close the sockets."""

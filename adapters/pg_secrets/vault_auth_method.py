@@ -63,7 +63,8 @@ def issued(answer: Answer, asked_at: float, purpose: str) -> Token:
     if not isinstance(value, str) or not value:
         raise CredentialsInvalid(f"{purpose}: the answer holds no token")
     life = number(auth.get("lease_duration")) or None
-    return Token(value, asked_at, life, renewable=auth.get("renewable") is True, owned=True)
+    renewable, batch = auth.get("renewable") is True, auth.get("token_type") == "batch"
+    return Token(value, asked_at, life, renewable=renewable and not batch, owned=not batch)
 
 
 def number(value: Any) -> float | None:

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pg_secrets.errors import AdapterMisconfigured, CredentialsDenied
+from pg_secrets.errors import AdapterMisconfigured
 from pg_secrets.options import Options
 from pg_secrets.supplied_secret import SuppliedPassword, SuppliedSecret
 from pg_secrets.vault_auth_method import AuthMethod, issued
 from pg_secrets.vault_client import VaultClient
 from pg_secrets.vault_errors import Answer
 from pg_secrets.vault_token import Token
+from pg_secrets.vault_wrapping import Wrapping, text
 
 #: Where Kubernetes mounts a pod's own token, and changes it now and then.
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount/token"
@@ -62,8 +63,7 @@ class AppRoleAuth(LoginAuth):
         self._role_id = role_id
         self._secret_id = secret_id
         self._wrapped = wrapped
-        #: The wrapping token that was used up, and what was in it.
-        self._unwrapped: tuple[str, str] | None = None
+        self._wrapping = Wrapping("secret id", _secret_id)
 
     @classmethod
     def from_options(cls, options: Options) -> AppRoleAuth:
@@ -90,11 +90,7 @@ class AppRoleAuth(LoginAuth):
         if self._secret_id is None:
             return None
         given = self._secret_id.read()
-        if not self._wrapped:
-            return given
-        if self._unwrapped is None or self._unwrapped[0] != given:
-            self._unwrapped = given, _unwrapped(client, given)
-        return self._unwrapped[1]
+        return self._wrapping.content(client, given) if self._wrapped else given
 
 
 class KubernetesAuth(LoginAuth):
@@ -246,16 +242,5 @@ LOGINS: tuple[type[AuthMethod], ...] = (
 )
 
 
-def _unwrapped(client: VaultClient, wrapping_token: str) -> str:
-    answer = client.send(lambda vault: vault.sys.unwrap(), token=wrapping_token)
-    purpose = "Vault, unwrapping the secret id"
-    if answer.refuses(400, 403):
-        # A wrapping token that somebody else has used up says just this.
-        raise CredentialsDenied(
-            f"{purpose}: the wrapping token is not valid, or was used already ({answer.words});"
-            " if nobody here has used it, somebody else knows the secret id"
-        )
-    secret_id = answer.section("data", purpose).get("secret_id")
-    if not isinstance(secret_id, str) or not secret_id:
-        raise CredentialsDenied(f"{purpose}: there is no secret_id in it")
-    return secret_id
+def _secret_id(answer: Answer, purpose: str) -> str | None:
+    return text(answer.section("data", purpose).get("secret_id"))

@@ -9,9 +9,11 @@ from pg_secrets.credentials import Credentials, Lease
 from pg_secrets.errors import CredentialsInvalid, CredentialsNotFound
 from pg_secrets.fields import FieldMap, login
 from pg_secrets.options import Options
+from pg_secrets.supplied_secret import SuppliedSecret
 from pg_secrets.vault_auth_method import number
 from pg_secrets.vault_errors import Answer
 from pg_secrets.vault_session import VaultSession
+from pg_secrets.vault_wrapping import Wrapping
 
 #: Vault looks for passwords to change every five seconds; asking the moment one is due is too soon.
 _ROTATION_DELAY = 1.0
@@ -67,7 +69,8 @@ class DynamicRole(VaultSecret):
         answer = session.request(
             lambda vault: vault.secrets.database.generate_credentials(
                 name=self._role, mount_point=self._mount
-            )
+            ),
+            new_lease=True,
         )
         credentials = _login(answer, self.place)
         lease = self._lease(answer)
@@ -206,18 +209,52 @@ class KeyValue(VaultSecret):
         return answer.section("data", self.place)
 
 
+class WrappedSecret(VaultSecret):
+    """A login that somebody put into a wrapping token: a KV secret, or whatever he wrapped.
+
+    Unwrapped once, kept in memory, and unwrapped again where another wrapping token stands.
+    """
+
+    path = "sys/wrapping/unwrap"
+
+    def __init__(self, given: SuppliedSecret, *, fields: FieldMap) -> None:
+        self._given = given
+        self._wrapping = Wrapping("login", self._pick)
+        self._fields = fields
+
+    def fetch(self, session: VaultSession) -> Credentials:
+        """Take the login out, or return what was in it."""
+        return session.unwrapped(self._wrapping, self._given.read())
+
+    def _pick(self, answer: Answer, purpose: str) -> Credentials:
+        found = answer.section("data", purpose)
+        if answer.body.get("lease_id"):
+            raise CredentialsInvalid(
+                f"{purpose}: it has a lease, which hangs on the token of whoever wrapped it;"
+                " let this process ask for a login of its own (ROLE)"
+            )
+        document = found.get("data")
+        return self._fields.pick(document if isinstance(document, dict) else found, self.place)
+
+
 def secret_from_options(options: Options) -> VaultSecret:
-    """Return the one secret that ``ROLE``, ``STATIC_ROLE`` or ``KV`` names.
+    """Return the one secret that ``ROLE``, ``STATIC_ROLE``, ``KV`` or ``WRAPPED`` names.
 
     Raises:
         AdapterMisconfigured: none or several are given, or something that does not go with it.
     """
+    wrapped = SuppliedSecret.optional(options, "WRAPPED")
     kinds = [key for key in ("ROLE", "STATIC_ROLE", "KV") if key in options]
+    kinds += [] if wrapped is None else ["WRAPPED"]
     kv_only = [key for key in ("KV_VERSION", "VERSION", "FIELDS") if key in options]
+    if kinds == ["WRAPPED"]:
+        kv_only = [key for key in (*kv_only, "MOUNT") if key != "FIELDS" and key in options]
     if len(kinds) > 1:
         raise options.error(kinds[0], f"excludes {', '.join(kinds[1:])}: give one of them")
     if kv_only and kinds and kinds != ["KV"]:
         raise options.error(kv_only[0], "is only of use together with KV")
+    if wrapped is not None:
+        return WrappedSecret(wrapped, fields=FieldMap.from_options(options))
     mount = options.text("MOUNT", "secret" if kinds == ["KV"] else "database").strip("/")
     if kinds == ["ROLE"]:
         return DynamicRole(options.text("ROLE"), mount)

@@ -6,19 +6,23 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pg_secrets.errors import CredentialsError
 from pg_secrets.vault_auth_method import AuthMethod, number
 from pg_secrets.vault_client import VaultAddress, VaultClient
 from pg_secrets.vault_errors import Answer
 from pg_secrets.vault_token import Token
+from pg_secrets.vault_wrapping import Wrapping
 
 if TYPE_CHECKING:
     import hvac
 
     Call = Callable[[hvac.Client], Any]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -47,22 +51,25 @@ class VaultSession:
         self._begin()
 
     def __repr__(self) -> str:
-        return f"<VaultSession {self.address.url} auth={self.auth.name}>"
+        shown = (self.address.url, self.address.namespace, f"auth={self.auth.name}")
+        return f"<VaultSession {' '.join(filter(None, shown))}>"
 
-    def request(self, call: Call, *, again: bool = True, lasting: float = 0.0) -> Answer:
+    def request(
+        self, call: Call, *, again: bool = True, lasting: float = 0.0, new_lease: bool = False
+    ) -> Answer:
         """Make a request; after a 403 once more, with another token, unless told not ``again``.
 
         A token that would end within ``lasting`` seconds, and what it is asked for with it, is
-        renewed first where it can be.
+        renewed first where it can be. One that cannot be, and whose life is half over, is replaced
+        before a ``new_lease`` is hung on it.
 
         Raises:
             CredentialsUnavailable: nothing came back.
             CredentialsError: logging in failed.
         """
-        if os.getpid() != self._pid:
-            self._begin()
+        self._begin_after_fork()
         with self._lock:
-            token = self._good_token(lasting)
+            token = self._good_token(lasting, new_lease)
             answer = self._client.send(call, token=token.value)
             if not (again and answer.refuses(403)):
                 return answer
@@ -71,6 +78,16 @@ class VaultSession:
                 return answer
             self._adopt(other)
             return self._client.send(call, token=other.value)
+
+    def unwrapped(self, wrapping: Wrapping[T], given: str) -> T:
+        """Return what is in a wrapping token, which needs no other token.
+
+        Raises:
+            CredentialsError: as :meth:`Wrapping.content` does.
+        """
+        self._begin_after_fork()
+        with self._lock:
+            return wrapping.content(self._client, given)
 
     # leases -------------------------------------------------------------------------------
 
@@ -95,6 +112,39 @@ class VaultSession:
         """Forget a lease that was given back."""
         with self._lock:
             self._leases.pop(lease_id, None)
+
+    def ground(self, lease_id: str) -> Mapping[str, Any] | None:
+        """Return the token that a lease hangs on, for another process; from now on it is shared.
+
+        Shared tokens are not revoked when they are replaced: leases of other processes hang on
+        them that this one does not know of.
+        """
+        with self._lock:
+            self._shared = True
+            held = self._leases.get(lease_id)
+            return None if held is None else asdict(held[0])
+
+    def take_ground(self, lease_id: str, ends_at: float, ground: Mapping[str, Any]) -> None:
+        """Take over the token that a lease hangs on, as another process left it."""
+        self._begin_after_fork()
+        with self._lock:
+            self._shared = True
+            given = Token(**ground)
+            known = (self._token, *self._superseded, *(token for token, _ in self._leases.values()))
+            token = next((old for old in known if old and old.value == given.value), None)
+            if token is None:
+                token = given
+                self._adopt(token)
+            else:
+                token.since, token.life = given.since, given.life
+                token.renewable = given.renewable
+            self._leases[lease_id] = (token, ends_at)
+
+    def leave(self) -> None:
+        """Close the sockets, and leave all tokens to those who share them."""
+        if os.getpid() == self._pid:
+            with self._lock:
+                self._client.close()
 
     @property
     def token_due_at(self) -> float | None:
@@ -121,6 +171,10 @@ class VaultSession:
             finally:
                 self._client.close()
 
+    def _begin_after_fork(self) -> None:
+        if os.getpid() != self._pid:
+            self._begin()
+
     # tokens -------------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -130,8 +184,9 @@ class VaultSession:
         self._lock = threading.RLock()
         self._client = VaultClient(self.address)
         self._token, self._superseded, self._leases = None, [], {}
+        self._shared = False
 
-    def _good_token(self, lasting: float) -> Token:
+    def _good_token(self, lasting: float, new_lease: bool) -> Token:
         token, now = self._token, self.clock()
         if token is None or token.expired(now):
             return self._log_in()
@@ -142,7 +197,8 @@ class VaultSession:
         if wanted and token.renewable and self._renew(token, now):
             return token
         # A new token is of no use to a lease of the present one.
-        return self._log_in_early(token) if due and self.auth.repeatable else token
+        old = due or (new_lease and token.too_old_for_leases(now))
+        return self._log_in_early(token) if old and self.auth.repeatable else token
 
     def _log_in(self) -> Token:
         token = self.auth.log_in(self._client, self.clock)
@@ -178,7 +234,7 @@ class VaultSession:
         self._token = token
         if old is None or not old.owned:
             return
-        if any(held[0] is old for held in self._leases.values()):
+        if self._shared or any(held[0] is old for held in self._leases.values()):
             self._superseded.append(old)
             return
         self._revoke(old)

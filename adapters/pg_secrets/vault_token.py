@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 
 #: The share of its life after which a token is renewed, or replaced where it cannot be.
 RENEW_AT = 0.7
+#: The share after which one that cannot be renewed is too old to hang a new lease on.
+TOO_OLD_FOR_LEASES = 0.5
 
 
 @dataclass(eq=False)
 class Token:
     """One token; ``life`` counts from ``since``, and is ``None`` for one that never ends.
 
-    ``owned`` says that we made it by logging in, and so have to revoke it. Changes only by
+    ``owned`` says that we made it by logging in, and so have to revoke it; a batch token cannot be
+    revoked (nor renewed), and is nobody's in that sense. Changes only by
     :meth:`extend`, since leases that hang on it refer to the object.
     """
 
@@ -39,6 +42,12 @@ class Token:
     def due(self, now: float) -> bool:
         """Whether it should be renewed or replaced."""
         return self.due_at is not None and self.due_at <= now
+
+    def too_old_for_leases(self, now: float) -> bool:
+        """Whether a new lease would be cut short by its end, though another token would not be."""
+        if self.renewable or self.life is None:
+            return False
+        return self.since + TOO_OLD_FOR_LEASES * self.life <= now
 
     def extend(self, life: float, since: float) -> bool:
         """Take note of a renewal; return whether it gave about as much as there was before.

@@ -86,6 +86,9 @@ def test_the_vault_how_to_leads_to_a_login(app_database: FreshDatabase, tmp_path
                 # Taking a login over as a static role has changed its password.
                 app_database.set_password("app_login", "canary")
             auth = config.setdefault("AUTH", {"METHOD": "token", "TOKEN_FILE": "token"})
+            if "SHARED" in config:
+                config["SHARED"] = str(tmp_path / "shared")
+                (tmp_path / "shared").mkdir(mode=0o700)
             for key in auth.keys() & {"TOKEN_FILE", "ROLE_ID_FILE", "SECRET_ID_FILE"}:
                 auth[key] = str(tmp_path / Path(auth[key]).name)
             source = credential_source({**config, "ADDRESS": vault.address})

@@ -23,6 +23,9 @@ CAN = {
         (REAL + "vault_logins", "test_userpass"),
         (REAL + "vault_logins", "test_ldap"),
         (REAL + "vault_logins", "test_cert"),
+        (UNIT + "vault_aws", "test_what_is_sent"),
+        (UNIT + "vault_gcp", "test_a_machine"),
+        (UNIT + "vault_gcp", "test_a_key_signs"),
     ],
     ("identities", "aws"): [
         (REAL + "aws", "test_forms_of_a_secret"),
@@ -35,7 +38,11 @@ CAN = {
     ],
     ("identities", "oauth"): [(REAL + "oauth", "test_what_is_asked")],
     ("identities", "chain"): [(UNIT + "chain", "test_the_first_that_has_something")],
-    ("an end of its own", "vault"): [(REAL + "vault_database", "test_dynamic_login")],
+    ("an end of its own", "vault"): [
+        (REAL + "vault_database", "test_dynamic_login"),
+        (REAL + "vault_login", "test_batch_token"),
+        (REAL + "vault_login", "test_lease_of_a_batch_token_ends_with_it"),
+    ],
     ("an end of its own", "rds_iam"): [(REAL + "rds_iam", "test_it_is_replaced_before_it_ends")],
     ("an end of its own", "oauth"): [(REAL + "oauth", "test_what_is_asked")],
     ("an end of its own", "command"): [(UNIT + "command", "test_when_it_ends")],
@@ -52,6 +59,18 @@ CAN = {
         (REAL + "vault_database", "test_revoked_login_is_refused"),
     ],
     ("given back", "chain"): [(UNIT + "chain", "test_everything_else_goes_to_whom_it_found")],
+    ("one for all processes of a host (`SHARED`)", "vault"): [
+        (REAL + "vault_shared", "test_one_renews_for_all"),
+        (REAL + "vault_shared", "test_the_last_one_out_gives_back"),
+    ],
+    ("one for all processes of a host (`SHARED`)", "chain"): [
+        ("unit/pg_secrets/test_shared_lease", "test_chain_tells_where_a_lease_is_from")
+    ],
+    ("may arrive wrapped", "vault"): [
+        (REAL + "vault_logins", "test_a_wrapped_token"),
+        (REAL + "vault_logins", "test_a_wrapped_secret_id"),
+        (REAL + "vault_kv", "test_wrapped_login"),
+    ],
     ("sees a change", "env"): [(UNIT + "env", "test_change_while_running")],
     ("sees a change", "files"): [(UNIT + "files", "test_swap_is_noticed")],
     ("sees a change", "vault"): [
@@ -76,14 +95,20 @@ CAN = {
     ],
     ("other keys (`FIELDS`)", "env"): [(UNIT + "env", "test_json_fields_take_nothing_else")],
     ("other keys (`FIELDS`)", "files"): [(UNIT + "files", "test_further_fields")],
-    ("other keys (`FIELDS`)", "vault"): [(REAL + "vault_kv", "test_field_mapping")],
+    ("other keys (`FIELDS`)", "vault"): [
+        (REAL + "vault_kv", "test_field_mapping"),
+        (REAL + "vault_kv", "test_wrapped_login"),
+    ],
     ("other keys (`FIELDS`)", "aws"): [(REAL + "aws", "test_forms_of_a_secret")],
     ("other keys (`FIELDS`)", "gcp"): [(REAL + "gcp", "test_forms_of_a_secret")],
     ("other keys (`FIELDS`)", "command"): [(UNIT + "command", "test_other_keys")],
 }
 
 FAILS = {
-    ("nobody there", "vault"): [(UNIT + "vault_answers", "test_refused_connection")],
+    ("nobody there", "vault"): [
+        (UNIT + "vault_answers", "test_refused_connection"),
+        (UNIT + "vault_gcp", "test_no_machine"),
+    ],
     ("nobody there", "aws"): [(REAL + "aws", "TestUnreachable")],
     ("nobody there", "gcp"): [
         (REAL + "gcp", "TestUnreachable"),
@@ -111,7 +136,11 @@ FAILS = {
     ("something else answers", "aws"): [(REAL + "aws", "test_answers_that_are_none")],
     ("something else answers", "gcp"): [(REAL + "gcp", "test_refusals_over_rest")],
     ("something else answers", "oauth"): [(REAL + "oauth", "test_refusals")],
-    ("no identity", "vault"): [(REAL + "vault_login", "test_wrong_secret_id")],
+    ("no identity", "vault"): [
+        (REAL + "vault_login", "test_wrong_secret_id"),
+        (UNIT + "vault_aws", "test_no_identity"),
+        (UNIT + "vault_gcp", "test_key_that_google_does_not_take"),
+    ],
     ("no identity", "aws"): [(REAL + "aws", "test_no_identity")],
     ("no identity", "gcp"): [(REAL + "gcp", "test_no_identity")],
     ("no identity", "rds_iam"): [(REAL + "rds_iam", "test_no_identity")],

@@ -41,6 +41,7 @@ def approle(vault_database: DatabaseSecretsEngine) -> Iterator[AppRole]:
     client, mount = vault_database.client, f"approle-{secrets.token_hex(4)}"
     client.sys.enable_auth_method("approle", path=mount)
     rule = f'path "{vault_database.mount}/*" {{ capabilities = ["read"] }}'
+    rule += '\npath "sys/leases/revoke" { capabilities = ["update"] }'
     client.sys.create_or_update_policy(mount, rule)
 
     def create(**settings: Any) -> dict[str, Any]:

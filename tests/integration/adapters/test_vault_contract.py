@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import ANY
 
 import pytest
 
+from pg_secrets.adapter import CredentialAdapter
+from pg_secrets.shared_lease import SharedAdapter
 from pg_secrets.testing.contract import CredentialAdapterContract
 from pg_secrets.testing.openbao import OpenBaoServer
 from pg_secrets.testing.secrets_engine import DatabaseSecretsEngine
@@ -22,7 +25,7 @@ class _Database(CredentialAdapterContract):
     def _engine(self, vault_database: DatabaseSecretsEngine) -> None:
         self.engine = vault_database
 
-    def make_adapter(self) -> VaultAdapter:
+    def make_adapter(self) -> CredentialAdapter:
         openbao = self.engine.openbao
         auth = {"METHOD": "token", "TOKEN": openbao.root_token}
         where = {"ADDRESS": openbao.address, "MOUNT": self.engine.mount, "AUTH": auth}
@@ -31,6 +34,24 @@ class _Database(CredentialAdapterContract):
 
 class TestDynamicRole(_Database):
     role: ClassVar[Mapping[str, Any]] = {"ROLE": "dynamic"}
+
+    def expected(self) -> Mapping[str, Any]:
+        return {"user": ANY, "password": ANY}
+
+
+class TestSharedRole(_Database):
+    """The dynamic role once more, its lease shared by way of a folder."""
+
+    role: ClassVar[Mapping[str, Any]] = {"ROLE": "dynamic"}
+    folder: Path
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path / "shared"
+        self.folder.mkdir(mode=0o700)
+
+    def make_adapter(self) -> SharedAdapter:
+        return SharedAdapter(super().make_adapter(), self.folder, "key")
 
     def expected(self) -> Mapping[str, Any]:
         return {"user": ANY, "password": ANY}

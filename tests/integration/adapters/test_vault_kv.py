@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import hvac
 import pytest
 
-from pg_secrets.errors import CredentialsInvalid, CredentialsNotFound
+from pg_secrets.errors import (
+    AdapterMisconfigured,
+    CredentialsDenied,
+    CredentialsInvalid,
+    CredentialsNotFound,
+)
 from pg_secrets.testing.openbao import OpenBaoServer
 from pg_secrets.vault import VaultAdapter
 
@@ -114,3 +120,41 @@ def test_namespace(openbao: OpenBaoServer, client: hvac.Client, path: str) -> No
     with pytest.raises(CredentialsNotFound):
         adapter(openbao, path).fetch()
     inside.adapter.close()
+
+
+def wrapped(client: hvac.Client, **data: Any) -> str:
+    """Return a wrapping token with these in it."""
+    answer = client.adapter.post("/v1/sys/wrapping/wrap", json=data, wrap_ttl="1m")
+    return str(answer["wrap_info"]["token"])
+
+
+def test_wrapped_login(openbao: OpenBaoServer, client: hvac.Client, tmp_path: Path) -> None:
+    """What somebody wrapped is unwrapped once, and again when another wrapping token is there."""
+    file = tmp_path / "wrapped"
+    file.write_text(wrapped(client, **LOGIN))
+    config = {"ADDRESS": openbao.address, "WRAPPED_FILE": str(file)}
+    reader = VaultAdapter.from_config(config)
+    assert [reader.fetch().password for _ in range(2)] == ["one", "one"]
+    assert reader.fetch().connection_params()["port"] == 5433
+    with pytest.raises(CredentialsDenied, match=r"used already.*take the login for stolen"):
+        VaultAdapter.from_config(config).fetch()
+    file.write_text(wrapped(client, login="app", secret="two"))
+    fields = {"FIELDS": {"user": "login", "password": "secret"}}
+    other = VaultAdapter.from_config(config | fields).fetch()
+    assert (other.user, other.password) == ("app", "two")
+
+
+def test_wrapped_answers(openbao: OpenBaoServer, client: hvac.Client, path: str) -> None:
+    """A KV secret that Vault wrapped is a login; a dynamic login's lease would be nobody's."""
+    write(client, path, **LOGIN)
+    answer = client.adapter.get(f"/v1/secret/data/{path}", wrap_ttl="1m")
+    config = {"ADDRESS": openbao.address, "WRAPPED": answer["wrap_info"]["token"]}
+    assert VaultAdapter.from_config(config).fetch().password == "one"
+    assert config["WRAPPED"] not in repr(VaultAdapter.from_config(config))
+
+
+@pytest.mark.parametrize("key", ["KV", "ROLE", "MOUNT", "VERSION", "KV_VERSION"])
+def test_wrapped_and_something_else(key: str) -> None:
+    """A wrapped login is the only one, and what belongs to others is refused."""
+    with pytest.raises(AdapterMisconfigured, match=f"{key}: (excludes|is only of use)"):
+        VaultAdapter.from_config({"ADDRESS": "https://v", "WRAPPED": "token", key: "1"})

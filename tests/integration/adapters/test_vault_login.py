@@ -144,6 +144,46 @@ def test_token_at_its_end_is_replaced_by_a_login(
     reader.close()
 
 
+def test_batch_token(vault_database: DatabaseSecretsEngine, approle: AppRole) -> None:
+    """A login that gives batch tokens: another at 70 % of its life, and its lease bound to it."""
+    clock = Later()
+    auth = approle(token_type="batch", token_ttl="1h")
+    reader = VaultAdapter.from_config(
+        {
+            "ADDRESS": vault_database.openbao.address,
+            "MOUNT": vault_database.mount,
+            "ROLE": "dynamic",
+            "AUTH": auth,
+        },
+        clock=clock,
+    )
+    before = accessors(vault_database)
+    first = reader.fetch()
+    assert first.lease is not None
+    assert first.lease.duration <= 3600
+    clock.ahead = 0.7 * 3600
+    second = reader.fetch()
+    assert (second.expires_at or 0) - (first.expires_at or 0) > 0.6 * 3600
+    reader.close()
+    assert accessors(vault_database) == before  # batch tokens have none
+
+
+def test_lease_of_a_batch_token_ends_with_it(
+    vault_database: DatabaseSecretsEngine, approle: AppRole
+) -> None:
+    """Vault takes the login away when the batch token ends, which is when we say it does."""
+    reader = adapter(vault_database, approle(token_type="batch", token_ttl="3s"))
+    found = reader.fetch()
+    assert found.expires_at is not None
+    assert found.expires_at <= time.time() + 3
+    query = "SELECT count(*) FROM pg_roles WHERE rolname = %s"
+    deadline = found.expires_at + 10
+    while vault_database.database.execute(query, (found.user,)) != [(0,)]:
+        assert time.time() < deadline, "the login outlived its token"
+        time.sleep(0.02)
+    reader.close()
+
+
 def test_exceptions_of_hvac_stay_inside(vault_database: DatabaseSecretsEngine) -> None:
     """No error of the adapter is, or carries, one of hvac's."""
     auth = {"METHOD": "token", "TOKEN": "wrong"}

@@ -231,6 +231,47 @@ def test_a_wrapped_secret_id(
     vault.sys.disable_auth_method(mount)
 
 
+def test_a_wrapped_token(vault: hvac.Client, openbao: OpenBaoServer, tmp_path: Path) -> None:
+    """It is unwrapped once, and again when there is another; one that was used says what to do."""
+
+    def wrapped() -> str:
+        answer = vault.auth.token.create(policies=["logins"], wrap_ttl="1m")
+        return str(answer["wrap_info"]["token"])
+
+    file = tmp_path / "wrapped"
+    file.write_text(wrapped())
+    auth = {"METHOD": "token", "TOKEN_FILE": str(file), "WRAPPED": True}
+    settings = {"ADDRESS": openbao.address, "KV": "logins", "AUTH": auth}
+    reader = VaultAdapter.from_config(settings)
+    assert [reader.fetch().password for _ in range(2)] == ["pw", "pw"]
+    with pytest.raises(CredentialsDenied, match=r"used already.*take the token for stolen"):
+        VaultAdapter.from_config(settings).fetch()
+    file.write_text(wrapped())
+    assert reader.fetch().password == "pw"
+    reader.close()
+
+
+def test_a_token_that_vault_agent_wrapped(
+    vault: hvac.Client, openbao: OpenBaoServer, tmp_path: Path
+) -> None:
+    """The sink of an agent with a wrap_ttl: an object, whose token is wrapped as data."""
+    token = vault.auth.token.create(policies=["logins"])["auth"]["client_token"]
+    answer = vault.adapter.post("/v1/sys/wrapping/wrap", json={"token": token}, wrap_ttl="1m")
+    file = tmp_path / "sink"
+    file.write_text(json.dumps(answer["wrap_info"], separators=(",", ":")))
+    auth = {"METHOD": "token", "TOKEN_FILE": str(file), "WRAPPED": True}
+    assert password(openbao.address, auth) == "pw"
+
+
+def test_something_else_was_wrapped(vault: hvac.Client, openbao: OpenBaoServer) -> None:
+    """What is in a wrapping token, and is no token, is said without being shown."""
+    answer = vault.adapter.post("/v1/sys/wrapping/wrap", json={"x": "canary"}, wrap_ttl="1m")
+    auth = {"METHOD": "token", "TOKEN": answer["wrap_info"]["token"], "WRAPPED": True}
+    with pytest.raises(CredentialsInvalid, match="there is no token in it") as caught:
+        password(openbao.address, auth)
+    assert "canary" not in str(caught.value)
+
+
 def test_cert(tls_openbao: tuple[str, Path], key: rsa.RSAPrivateKey, tmp_path: Path) -> None:
     """A client certificate that Vault knows; one that it does not know is refused."""
     address, ca = tls_openbao

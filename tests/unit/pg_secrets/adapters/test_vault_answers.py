@@ -152,6 +152,24 @@ def test_malformed_dynamic_login(vault: ScriptedHttpServer, change: dict[str, An
 
 
 @pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (DYNAMIC, "has a lease"),
+        ({"data": None}, "holds no 'data'"),
+        ({"data": {"username": "app"}}, "no 'password'"),
+    ],
+)
+def test_odd_wrapped_logins(vault: ScriptedHttpServer, body: object, text: str) -> None:
+    """What was wrapped and is no login is malformed, as is one whose lease nobody can renew."""
+    vault.script("PUT", "/v1/sys/wrapping/unwrap", HttpAnswer(body=body))
+    vault.script("POST", "/v1/sys/wrapping/unwrap", HttpAnswer(body=body))
+    reader = VaultAdapter.from_config({"ADDRESS": vault.address, "WRAPPED": "canary-token"})
+    with pytest.raises(CredentialsInvalid, match=text) as caught:
+        reader.fetch()
+    assert_no_canary(caught.value)
+
+
+@pytest.mark.parametrize(
     ("body", "kind"),
     [
         ({"auth": None}, CredentialsInvalid),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
 from pg_secrets.errors import CredentialsDenied, CredentialsUnavailable
+from pg_secrets.source import CredentialSource
 from pg_secrets.testing.clock import FakeClock
 from pg_secrets.testing.http import HttpAnswer, ScriptedHttpServer
 from pg_secrets.vault import VaultAdapter
@@ -37,6 +40,12 @@ def lease(number: int, duration: int = 3600) -> HttpAnswer:
     data = {"username": f"u{number}", "password": "pw"}
     body = {"lease_id": f"lease/{number}", "lease_duration": duration, "renewable": True}
     return HttpAnswer(body=body | {"data": data})
+
+
+def batch(token: str, life: int = 100) -> HttpAnswer:
+    """A login that gives a batch token, as OpenBao and Vault answer it."""
+    granted = {"client_token": token, "lease_duration": life, "renewable": False}
+    return HttpAnswer(body={"auth": granted | {"token_type": "batch", "accessor": ""}})
 
 
 def adapter(vault: ScriptedHttpServer, clock: FakeClock, **config: Any) -> VaultAdapter:
@@ -391,6 +400,125 @@ def test_superseded_token_lives_as_long_as_its_lease(
     assert renewed.expires_at == start + 100
     reader.close()
     assert tokens(vault, REVOKE) == ["one", "two"]
+
+
+# leases that several processes share ------------------------------------------------------
+
+
+def test_shared_lease_is_renewed_with_the_token_it_hangs_on(
+    vault: ScriptedHttpServer, clock: FakeClock
+) -> None:
+    """Who renews what another process fetched renews that one's token, and ends with it."""
+    vault.script("POST", LOGIN, auth("one", 100))
+    vault.script("POST", RENEW, auth("one", 100))
+    vault.script("GET", CREDS, lease(1, 3600))
+    vault.script("PUT", "/v1/sys/leases/renew", lease(1, 3600))
+    first, second = adapter(vault, clock, ROLE="app"), adapter(vault, clock, ROLE="app")
+    found = first.fetch()
+    ground = first.lease_ground(found)
+    assert ground is not None
+    clock.advance(70)
+    second.take_ground(found, json.loads(json.dumps(ground)))
+    renewed = second.renew(found)
+    assert renewed is not None
+    assert renewed.expires_at == clock.time() + 100
+    assert (tokens(vault, RENEW), vault.count(LOGIN)) == (["one"], 1)
+    assert second.lease_ground(renewed) == {**ground, "since": clock.time()}
+    assert "one" not in repr(second)
+
+
+def test_tokens_of_shared_leases_stay_when_they_are_replaced(
+    vault: ScriptedHttpServer, clock: FakeClock
+) -> None:
+    """A token that others may use is revoked by the last who closes, and by nobody who leaves."""
+    vault.script("POST", LOGIN, auth("one"), auth("two"))
+    vault.script("POST", REVOKE, HttpAnswer(204))
+    vault.script("GET", CREDS, lease(1), lease(2))
+    first, second = adapter(vault, clock, ROLE="app"), adapter(vault, clock, ROLE="app")
+    found = first.fetch()
+    ground = first.lease_ground(found)
+    assert ground is not None
+    own = second.fetch()
+    second.take_ground(found, ground)
+    second.revoke(own)
+    first.leave()
+    assert vault.count(REVOKE) == 0
+    second.close()
+    assert tokens(vault, REVOKE) == ["two", "one"]
+
+
+# batch tokens -----------------------------------------------------------------------------
+
+
+def test_batch_token_is_replaced_in_time(vault: ScriptedHttpServer, clock: FakeClock) -> None:
+    """A batch token is neither renewed nor revoked: at 70 % of its life another is got."""
+    vault.script("POST", LOGIN, batch("one"), batch("two"))
+    vault.script("GET", SECRET, GOOD)
+    reader = adapter(vault, clock)
+    assert reader.fetch().refresh_at == clock.time() + 70
+    clock.advance(69)
+    reader.fetch()
+    clock.advance(1)
+    assert reader.fetch().refresh_at == clock.time() + 70
+    reader.close()
+    assert paths(vault) == ["login", "app", "app", "login", "app"]
+    assert tokens(vault, SECRET) == ["one", "one", "two"]
+
+
+def test_batch_token_that_was_given_is_left_alone(
+    vault: ScriptedHttpServer, clock: FakeClock
+) -> None:
+    """One that somebody else made is used till it ends, and nothing is tried with it."""
+    known = {"ttl": 100, "renewable": False, "type": "batch", "accessor": ""}
+    vault.script("GET", LOOKUP, HttpAnswer(body={"data": known}))
+    vault.script("GET", SECRET, GOOD)
+    reader = adapter(vault, clock, AUTH={"METHOD": "token", "TOKEN": "hvb.given"})
+    assert reader.fetch().refresh_at is None
+    clock.advance(90)
+    reader.fetch()
+    reader.close()
+    assert paths(vault) == ["lookup-self", "app", "app"]
+
+
+def test_new_lease_is_not_hung_on_an_old_batch_token(
+    vault: ScriptedHttpServer, clock: FakeClock
+) -> None:
+    """A token that cannot be renewed, and is half used up, is replaced before a lease is asked."""
+    vault.script("POST", LOGIN, batch("one"), batch("two"))
+    vault.script("GET", CREDS, lease(1), lease(2), lease(3))
+    reader = adapter(vault, clock, ROLE="app")
+    reader.fetch()
+    clock.advance(49)
+    assert reader.fetch().expires_at == clock.time() + 51
+    clock.advance(1)
+    assert reader.fetch().expires_at == clock.time() + 100
+    reader.close()
+    assert tokens(vault, CREDS) == ["one", "one", "two"]
+    assert vault.count(REVOKE) == 0
+
+
+class NoJitter(Random):
+    """Rolls nothing."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+def test_source_changes_batch_tokens_and_leases_together(
+    vault: ScriptedHttpServer, clock: FakeClock
+) -> None:
+    """Each lease of a source lasts as long as its batch token, and is replaced before both end."""
+    vault.script("POST", LOGIN, batch("one"), batch("two"))
+    vault.script("GET", CREDS, lease(1), lease(2))
+    vault.script("PUT", "/v1/sys/leases/renew", lease(1))
+    source = CredentialSource(
+        adapter(vault, clock, ROLE="app"), background=False, clock=clock, random=NoJitter()
+    )
+    assert source.get().user == "u1"
+    clock.advance(68)  # the token itself is not due yet
+    found = source.get()
+    assert (found.user, found.generation, found.expires_at) == ("u2", 2, clock.time() + 100)
+    assert tokens(vault, CREDS) == ["one", "two"]
 
 
 def test_close_survives_an_outage(vault: ScriptedHttpServer, clock: FakeClock) -> None:
