@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -35,7 +37,9 @@ class Servers:
         }
         # channels_postgres takes a lock for each channel that is received on.
         self.settings["max_locks_per_transaction"] = "256"
-        self._postgres = PostgresServer(settings=self.settings)
+        # On the disk, where its temporary files lie on a server too.
+        directory = Path(tempfile.gettempdir()) / f"benchmarks-{secrets.token_hex(8)}"
+        self._postgres = PostgresServer(directory, settings=self.settings)
         self._redis = Redis() if redis and shutil.which("redis-server") else None
         self._numbers = itertools.count()
         self._open = contextlib.ExitStack()

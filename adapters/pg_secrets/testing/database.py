@@ -37,28 +37,31 @@ class FreshDatabase:
 
     def create(self) -> None:
         """Create the roles and the database; only they and the superuser may connect to it."""
-        self._run(
-            "CREATE ROLE {owner} LOGIN PASSWORD {password}",
-            password=sql.Literal(self.owner.password),
-        )
-        self._run("CREATE ROLE {runtime} NOLOGIN")
-        self.server.create_database(self.name, owner=self.owner.user)
-        self._run("REVOKE ALL ON DATABASE {database} FROM PUBLIC")
-        self._run("GRANT CONNECT ON DATABASE {database} TO {runtime}")
-        self.execute(f'ALTER SCHEMA public OWNER TO "{self.owner.user}"')
-        # Before PostgreSQL 15 everybody may create there.
-        self.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        with self.server.connect() as server:
+            for statement in (
+                "CREATE ROLE {owner} LOGIN PASSWORD {password}",
+                "CREATE ROLE {runtime} NOLOGIN",
+                "CREATE DATABASE {database} OWNER {owner}",
+                "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
+                "GRANT CONNECT ON DATABASE {database} TO {runtime}",
+            ):
+                server.execute(self._named(statement, password=self.owner.password))
+        with self.server.connect(self.name) as database:
+            database.execute(self._named("ALTER SCHEMA public OWNER TO {owner}"))
+            # Before PostgreSQL 15 everybody may create there.
+            database.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
 
     def drop(self) -> None:
         """Remove the database and its roles, ending the sessions that are still open."""
-        self.server.drop_database(self.name)
-        members = self.server.execute(
+        members = (
             "SELECT member::regrole::text FROM pg_auth_members"
-            " WHERE roleid::regrole::text = ANY(%s)",
-            ([self.owner.user, self.runtime],),
+            " WHERE roleid::regrole::text = ANY(%s)"
         )
-        for role in {member for (member,) in members} | {self.owner.user, self.runtime}:
-            self.server.execute(f"DROP ROLE IF EXISTS {_quoted(role)}")
+        with self.server.connect() as server:
+            server.execute(self._named("DROP DATABASE IF EXISTS {database} WITH (FORCE)"))
+            known = server.execute(members, ([self.owner.user, self.runtime],)).fetchall()
+            for role in {str(member) for (member,) in known} | {self.owner.user, self.runtime}:
+                server.execute(f"DROP ROLE IF EXISTS {_quoted(role)}".encode())
 
     def login(self, user: str | None = None, password: str | None = None) -> Login:
         """Create a login that has the runtime role's rights and no others."""
@@ -66,21 +69,15 @@ class FreshDatabase:
             user or f"{self.name}_login_{next(self._numbers)}",
             password or secrets.token_urlsafe(12),
         )
-        self._run(
-            "CREATE ROLE {user} LOGIN PASSWORD {password} IN ROLE {runtime}",
-            user=sql.Identifier(login.user),
-            password=sql.Literal(login.password),
-        )
+        create = "CREATE ROLE {user} LOGIN PASSWORD {password} IN ROLE {runtime}"
+        self.server.execute(self._named(create, user=login.user, password=login.password))
         return login
 
     def set_password(self, user: str, password: str | None = None) -> Login:
         """Give a login another password; sessions that are open stay open."""
         login = Login(user, password or secrets.token_urlsafe(12))
-        self._run(
-            "ALTER ROLE {user} PASSWORD {password}",
-            user=sql.Identifier(user),
-            password=sql.Literal(login.password),
-        )
+        alter = "ALTER ROLE {user} PASSWORD {password}"
+        self.server.execute(self._named(alter, user=user, password=login.password))
         return login
 
     def terminate(self, user: str) -> int:
@@ -115,13 +112,14 @@ class FreshDatabase:
     def __exit__(self, *_: object) -> None:
         self.drop()
 
-    def _run(self, template: str, **parts: sql.Composable) -> None:
-        names = {
-            "owner": sql.Identifier(self.owner.user),
-            "runtime": sql.Identifier(self.runtime),
-            "database": sql.Identifier(self.name),
-        }
-        self.server.execute(sql.SQL(template).format(**{**names, **parts}))
+    def _named(self, template: str, *, user: str = "", password: str = "") -> sql.Composed:
+        return sql.SQL(template).format(
+            owner=sql.Identifier(self.owner.user),
+            runtime=sql.Identifier(self.runtime),
+            database=sql.Identifier(self.name),
+            user=sql.Identifier(user),
+            password=sql.Literal(password),
+        )
 
 
 def _quoted(role: str) -> str:

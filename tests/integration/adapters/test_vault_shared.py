@@ -146,6 +146,7 @@ def four(start: Start, vault_database: DatabaseSecretsEngine) -> list[Peer]:
     return peers
 
 
+@pytest.mark.long
 def test_one_renews_for_all(four: list[Peer], vault_database: DatabaseSecretsEngine) -> None:
     """Four processes cause one lease and one login; a renewal by one is seen by the others."""
     user, ends = four[0].ask("get")
@@ -159,6 +160,7 @@ def test_one_renews_for_all(four: list[Peer], vault_database: DatabaseSecretsEng
     assert leases(vault_database) == 1
 
 
+@pytest.mark.long
 def test_a_new_lease_is_taken_by_all(
     four: list[Peer], vault_database: DatabaseSecretsEngine
 ) -> None:
@@ -176,6 +178,7 @@ def test_a_new_lease_is_taken_by_all(
     assert leases(vault_database) == 0
 
 
+@pytest.mark.long
 def test_the_one_that_fetched_is_killed(
     start: Start, vault_database: DatabaseSecretsEngine
 ) -> None:

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import django
+import psycopg
 import pytest
 from django.conf import settings
-from django.core.management import call_command
-from django.db import connections
 
 from channels_pg_secrets.engines import PostgresEngine
 from channels_pg_secrets.layer.channel_layer import PostgresChannelLayer
 from channels_pg_secrets.management.grants import Grants
+from channels_pg_secrets.sql import install
 from pg_secrets.source import CredentialSource
 from pg_secrets.testing.database import FreshDatabase, Login
 from pg_secrets.testing.postgres import PostgresServer
@@ -36,22 +36,22 @@ django.setup()
 PEER = Path(__file__).with_name("peer.py")
 #: Seconds that a peer may take for what it is asked.
 ANSWER_TIMEOUT = 60.0
-_ALIAS = "layer_tests"
 
 
 def migrate(database: FreshDatabase) -> None:
-    """Run the layer's migrations as the owner, and give the runtime role its rights."""
-    settings_dict = {"ENGINE": "django.db.backends.postgresql", **database.settings(database.owner)}
-    known = connections.settings
-    known[_ALIAS] = connections.configure_settings({"default": {}, _ALIAS: settings_dict})[_ALIAS]
-    try:
-        call_command("migrate", "channels_pg_secrets", database=_ALIAS, verbosity=0)
-    finally:
-        connections[_ALIAS].close()
-        del connections[_ALIAS], known[_ALIAS]
-    grants = Grants(database.owner.user, database.runtime, database.name, "public")
-    for statement in grants.after_migrate():
-        database.execute(statement)
+    """Make tables and functions as the migration does, as the owner, with the runtime's rights.
+
+    Not by Django, whose own part of it takes longer than all the rest; that is done in the tests
+    of tests/integration/django and of the examples.
+    """
+    with psycopg.connect(**database.connection_params(), autocommit=True) as owner:
+        functions = []
+        for name in ("tables.sql", "internals_v1.sql", "functions_v1.sql"):
+            owner.execute(install.read(name).replace("@schema@", "public"))
+            functions += install.created("FUNCTION", name)
+        owner.execute(f"REVOKE ALL ON FUNCTION {', '.join(functions)} FROM PUBLIC".encode())
+        grants = Grants(database.owner.user, database.runtime, database.name, "public")
+        owner.execute("".join(grants.after_migrate()).encode())
 
 
 class Layers:

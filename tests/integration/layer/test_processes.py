@@ -32,6 +32,7 @@ async def test_two_processes_exchange_channels(peers: Peers) -> None:
     assert len(await one("received", to_one)) == len(await other("received", to_other)) == count
 
 
+@pytest.mark.long
 async def test_many_senders_reach_one_receiver(layers: Layers, peers: Peers) -> None:
     """Three processes' messages to one channel all arrive, each sender's in order."""
     receiver = peers(capacity=10_000)
