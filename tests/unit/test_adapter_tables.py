@@ -119,6 +119,7 @@ FAILS = {
     ("no answer in time", "vault"): [(REAL + "vault_faults", "test_frozen")],
     ("no answer in time", "aws"): [(REAL + "aws", "test_frozen")],
     ("no answer in time", "gcp"): [(REAL + "gcp", "test_frozen")],
+    ("no answer in time", "oauth"): [(REAL + "oauth", "test_frozen")],
     ("no answer in time", "command"): [(UNIT + "command", "test_a_program_that_takes_too_long")],
     ("it has too much to do, or fails", "vault"): [
         (REAL + "vault_faults", "test_rate_limit"),

@@ -21,6 +21,7 @@ from pg_secrets.oauth import OAuthAdapter
 from pg_secrets.testing.contract import CredentialAdapterContract, UnreachableStoreContract
 from pg_secrets.testing.http import HttpAnswer, ScriptedHttpServer
 from pg_secrets.testing.process import free_port
+from pg_secrets.testing.proxy import FaultProxy
 
 NOW = 4_000_000_000.0
 TOKEN = {"access_token": "t0ken-s3cret", "token_type": "Bearer", "expires_in": 3600}
@@ -137,6 +138,16 @@ def test_refusals(
     assert type(caught.value) is expected
     assert SECRET not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+def test_frozen(provider: ScriptedHttpServer) -> None:
+    """A provider that takes the request and says nothing is given up after TIMEOUT."""
+    with FaultProxy(int(provider.address.rpartition(":")[2])) as proxy:
+        reader = adapter(f"https://127.0.0.1:{proxy.port}", TIMEOUT=0.3)
+        reader.fetch()
+        proxy.hold_answers()
+        with pytest.raises(CredentialsUnavailable, match=r"in time|timed out"):
+            reader.fetch()
 
 
 def test_a_certificate_that_nobody_vouches_for(
