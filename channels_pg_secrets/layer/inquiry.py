@@ -69,6 +69,8 @@ class Inquiries:
         self._answers: dict[str, Answers] = {}
         #: Who asked to reload since the last fetch began: node and token.
         self._askers: list[tuple[int, str]] = []
+        #: Those whom the fetch that is under way is for: they ask again until they hear.
+        self._served: list[tuple[int, str]] = []
         self._reloading = False
         self._lock = threading.Lock()
 
@@ -88,8 +90,8 @@ class Inquiries:
         values = (identity.prefix, identity.node, question, token, STALE)
         until = time.monotonic() + seconds
         try:
-            # They answer to where this process listens.
-            await self._node.ready()
+            # They answer to where this process listens, and what comes before that is lost.
+            await self._node.linked()
             while True:
                 asked = {node for (node,) in await self._node.request(statements.ASK, *values)}
                 await answers.wait_for(asked, min(_AGAIN, until - time.monotonic()))
@@ -120,7 +122,8 @@ class Inquiries:
             self._answer(node, token, status(self._node))
         elif question == "reload":
             with self._lock:
-                if len(self._askers) < _ASKERS:
+                known = (node, token) in self._askers or (node, token) in self._served
+                if not known and len(self._askers) < _ASKERS:
                     self._askers.append((node, token))
                 begin, self._reloading = not self._reloading, True
             if begin:
@@ -130,12 +133,12 @@ class Inquiries:
         """Fetch for all who have asked; in a worker thread, as the store is waited for."""
         while True:
             with self._lock:
-                askers, self._askers = self._askers, []
-                if not askers:
+                self._served, self._askers = self._askers, []
+                if not self._served:
                     self._reloading = False
                     return
             outcome = self.refresh()
-            for node, token in askers:
+            for node, token in self._served:
                 self._answer(node, token, outcome)
 
     def refresh(self) -> dict[str, Any]:

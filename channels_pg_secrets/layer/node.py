@@ -200,6 +200,15 @@ class Node:
         if home is not None and home.supervisor is not None:
             home.run_soon(home.supervisor.replace)
 
+    async def linked(self) -> None:
+        """Wait until both connections are in use.
+
+        Raises:
+            ChannelLayerUnavailable: not within ``send_timeout``.
+        """
+        await self.ready()
+        await self._opened_since(0.0, self.options.send_timeout)
+
     async def reconnected(self, seconds: float) -> None:
         """Move to new connections, and wait until they have taken over.
 
@@ -209,12 +218,17 @@ class Node:
         await self.ready()
         begun = time.monotonic()
         self.reconnect()
-        while not self._moved_since(begun):
-            if time.monotonic() > begun + seconds:
+        await self._opened_since(begun, seconds)
+
+    async def _opened_since(self, begun: float, seconds: float) -> None:
+        """Wait until the connections in use are younger than that."""
+        until = time.monotonic() + seconds
+        while not self._are_opened_since(begun):
+            if time.monotonic() > until:
                 raise self._trouble.error()
             await asyncio.sleep(0.005)
 
-    def _moved_since(self, begun: float) -> bool:
+    def _are_opened_since(self, begun: float) -> bool:
         home = self.homes.current
         opened = home.supervisor.opened() if home is not None and home.supervisor else {}
         return len(opened) == 2 and all(one.opened_at > begun for one in opened.values())

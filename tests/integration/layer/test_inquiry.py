@@ -131,6 +131,35 @@ async def test_reload_says_what_the_store_refused(layers: Layers) -> None:
     source.close()
 
 
+async def test_who_asks_again_is_fetched_for_once(
+    layers: Layers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that takes its time is not asked a second time for those who wait for it."""
+    adapter, source = scripted(layers)
+    receiver = layers(credentials=source)
+    await receiver.new_channel()
+    asking = layers()
+    await asking.new_channel()
+    monkeypatch.setattr(inquiry, "_AGAIN", 0.05)
+    questions = 0
+    real = receiver._here().inquiries.asked
+
+    def count(*question: str) -> None:
+        nonlocal questions
+        questions += 1
+        real(*question)
+        if questions == 3:
+            adapter.answering.set()
+
+    monkeypatch.setattr(receiver._here().inquiries, "asked", count)
+    adapter.answering.clear()
+    _, told = await asking.reload()
+    assert (told["error"], told["changed"]) == (None, False)
+    assert questions >= 3
+    assert adapter.fetches == 2
+    source.close()
+
+
 async def test_reload_without_a_source_opens_new_connections(
     layers: Layers, eventually: Eventually
 ) -> None:
