@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from pg_secrets.adapter import CredentialAdapter
-from pg_secrets.aws_client import AwsClient, AwsPlace
+from pg_secrets.aws.client import AwsClient, AwsPlace
 from pg_secrets.credentials import Credentials
 from pg_secrets.options import Options
 from pg_secrets.redaction import stripping

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from pg_secrets.errors import CredentialsDenied, CredentialsInvalid
-from pg_secrets.vault_client import VaultClient
-from pg_secrets.vault_errors import Answer
+from pg_secrets.vault.client import VaultClient
+from pg_secrets.vault.errors import Answer
 
 T = TypeVar("T")
 

@@ -19,7 +19,8 @@ from pg_secrets.errors import (
     CredentialsNotFound,
     CredentialsUnavailable,
 )
-from pg_secrets.gcp import GcpAdapter, SecretVersion
+from pg_secrets.gcp import GcpAdapter
+from pg_secrets.gcp.adapter import SecretVersion
 from pg_secrets.options import Options
 from pg_secrets.source import CredentialSource
 from pg_secrets.testing.contract import CredentialAdapterContract, UnreachableStoreContract

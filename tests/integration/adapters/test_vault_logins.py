@@ -29,9 +29,9 @@ from pg_secrets.options import Options
 from pg_secrets.testing.http import HttpAnswer, ScriptedHttpServer
 from pg_secrets.testing.openbao import OpenBaoServer
 from pg_secrets.vault import VaultAdapter
-from pg_secrets.vault_auth import auth_method
-from pg_secrets.vault_client import VaultAddress, VaultClient
-from pg_secrets.vault_logins import SERVICE_ACCOUNT
+from pg_secrets.vault.auth import auth_method
+from pg_secrets.vault.client import VaultAddress, VaultClient
+from pg_secrets.vault.logins import SERVICE_ACCOUNT
 
 POLICY = 'path "secret/data/logins" { capabilities = ["read"] }'
 

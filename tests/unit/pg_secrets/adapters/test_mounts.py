@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pg_secrets.mounts import why_frozen
+from pg_secrets.files.mounts import why_frozen
 
 MOUNTINFO = r"""
 22 1 0:21 / / rw,relatime - overlay overlay rw

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from pg_secrets.errors import CredentialsDenied, CredentialsInvalid
 from pg_secrets.options import Options
-from pg_secrets.vault_client import VaultClient
-from pg_secrets.vault_errors import Answer
-from pg_secrets.vault_token import Token
+from pg_secrets.vault.client import VaultClient
+from pg_secrets.vault.errors import Answer
+from pg_secrets.vault.token import Token
 
 
 class AuthMethod(ABC):

@@ -10,9 +10,9 @@ from pg_secrets.errors import CredentialsInvalid, CredentialsNotFound
 from pg_secrets.fields import FieldMap, login
 from pg_secrets.options import Options
 from pg_secrets.supplied_secret import SuppliedSecret
-from pg_secrets.vault_auth_method import number
-from pg_secrets.vault_errors import Answer
-from pg_secrets.vault_session import VaultSession
+from pg_secrets.vault.auth_method import number
+from pg_secrets.vault.errors import Answer
+from pg_secrets.vault.session import VaultSession
 from pg_secrets.vault_wrapping import Wrapping
 
 #: Vault looks for passwords to change every five seconds; asking the moment one is due is too soon.

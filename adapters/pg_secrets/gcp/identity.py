@@ -17,7 +17,7 @@ from pg_secrets.errors import (
     CredentialsInvalid,
     CredentialsUnavailable,
 )
-from pg_secrets.gcp_errors import explained
+from pg_secrets.gcp.errors import explained
 from pg_secrets.redaction import redact
 from pg_secrets.unlogged import unlogged
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pg_secrets.errors import AdapterMisconfigured, AdapterNotInstalled
 from pg_secrets.options import Options
-from pg_secrets.vault_errors import Answer, read_answer, unreachable
+from pg_secrets.vault.errors import Answer, read_answer, unreachable
 
 if TYPE_CHECKING:
     import hvac

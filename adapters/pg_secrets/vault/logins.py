@@ -14,10 +14,10 @@ from typing import Any
 from pg_secrets.errors import AdapterMisconfigured
 from pg_secrets.options import Options
 from pg_secrets.supplied_secret import SuppliedPassword, SuppliedSecret
-from pg_secrets.vault_auth_method import AuthMethod, issued
-from pg_secrets.vault_client import VaultClient
-from pg_secrets.vault_errors import Answer
-from pg_secrets.vault_token import Token
+from pg_secrets.vault.auth_method import AuthMethod, issued
+from pg_secrets.vault.client import VaultClient
+from pg_secrets.vault.errors import Answer
+from pg_secrets.vault.token import Token
 from pg_secrets.vault_wrapping import Wrapping, text
 
 #: Where Kubernetes mounts a pod's own token, and changes it now and then.

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 
 from pg_secrets.options import Options
 from pg_secrets.supplied_secret import SuppliedSecret
-from pg_secrets.vault_auth_method import AuthMethod, number
-from pg_secrets.vault_aws import AwsAuth
-from pg_secrets.vault_client import VaultClient
-from pg_secrets.vault_errors import Answer
-from pg_secrets.vault_gcp import GcpAuth
-from pg_secrets.vault_logins import LOGINS
-from pg_secrets.vault_token import Token
+from pg_secrets.vault.auth_method import AuthMethod, number
+from pg_secrets.vault.aws_login import AwsAuth
+from pg_secrets.vault.client import VaultClient
+from pg_secrets.vault.errors import Answer
+from pg_secrets.vault.gcp_login import GcpAuth
+from pg_secrets.vault.logins import LOGINS
+from pg_secrets.vault.token import Token
 from pg_secrets.vault_wrapping import Wrapping, text
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pg_secrets.gcp_identity import (
+from pg_secrets.gcp.identity import (
     IAM_CREDENTIALS,
     GcpIdentity,
     MachineIdentity,
     ServiceAccountIdentity,
 )
 from pg_secrets.options import Options
-from pg_secrets.vault_client import READ_TIMEOUT, VaultClient
-from pg_secrets.vault_errors import Answer
-from pg_secrets.vault_logins import LoginAuth
+from pg_secrets.vault.client import READ_TIMEOUT, VaultClient
+from pg_secrets.vault.errors import Answer
+from pg_secrets.vault.logins import LoginAuth
 
 _TYPES = ("iam", "gce")
 _IAM_ONLY = ("CREDENTIALS_FILE", "SERVICE_ACCOUNT", "ENDPOINT")

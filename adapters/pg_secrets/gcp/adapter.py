@@ -18,8 +18,8 @@ from pg_secrets.errors import (
     CredentialsUnavailable,
 )
 from pg_secrets.fields import FieldMap
-from pg_secrets.gcp_errors import explained
-from pg_secrets.gcp_identity import service_account_key
+from pg_secrets.gcp.errors import explained
+from pg_secrets.gcp.identity import service_account_key
 from pg_secrets.options import Options
 from pg_secrets.parsing import decoded, parse_secret
 from pg_secrets.redaction import stripping

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from pg_secrets.adapter import CredentialAdapter
-from pg_secrets.aws_client import AwsClient, AwsPlace
+from pg_secrets.aws.client import AwsClient, AwsPlace
 from pg_secrets.credentials import Credentials
 from pg_secrets.errors import CredentialsError, CredentialsInvalid, CredentialsNotFound
 from pg_secrets.fields import FieldMap

@@ -6,11 +6,11 @@ import json
 from base64 import b64encode
 from dataclasses import replace
 
-from pg_secrets.aws_client import AwsClient, AwsPlace
+from pg_secrets.aws.client import AwsClient, AwsPlace
 from pg_secrets.options import Options
-from pg_secrets.vault_client import VaultClient
-from pg_secrets.vault_errors import Answer
-from pg_secrets.vault_logins import LoginAuth
+from pg_secrets.vault.client import VaultClient
+from pg_secrets.vault.errors import Answer
+from pg_secrets.vault.logins import LoginAuth
 
 #: What Vault asks STS, and all that it lets a client sign (AWS STS API Reference).
 _WHO_AM_I = "Action=GetCallerIdentity&Version=2011-06-15"

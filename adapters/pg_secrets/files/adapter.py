@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Protocol
 from pg_secrets.adapter import CredentialAdapter
 from pg_secrets.credentials import Credentials
 from pg_secrets.fields import DOCUMENT_KEYS, DOTENV_KEYS, PART_OPTIONS, FieldMap
-from pg_secrets.login_files import DEFAULT_FILES, LoginDirectory, LoginFile, LoginRead
-from pg_secrets.mounts import why_frozen
+from pg_secrets.files.login_files import DEFAULT_FILES, LoginDirectory, LoginFile, LoginRead
+from pg_secrets.files.mounts import why_frozen
 from pg_secrets.options import Options
 from pg_secrets.parsing import (
     DotenvFormat,

@@ -10,10 +10,10 @@ from pg_secrets.adapter import CredentialAdapter
 from pg_secrets.credentials import Credentials
 from pg_secrets.options import Options
 from pg_secrets.redaction import stripping
-from pg_secrets.vault_auth import auth_method
-from pg_secrets.vault_client import VaultAddress
-from pg_secrets.vault_secrets import VaultSecret, secret_from_options
-from pg_secrets.vault_session import VaultSession
+from pg_secrets.vault.auth import auth_method
+from pg_secrets.vault.client import VaultAddress
+from pg_secrets.vault.secrets import VaultSecret, secret_from_options
+from pg_secrets.vault.session import VaultSession
 
 
 class VaultAdapter(CredentialAdapter):

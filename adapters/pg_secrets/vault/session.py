@@ -11,10 +11,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pg_secrets.errors import CredentialsError
-from pg_secrets.vault_auth_method import AuthMethod, number
-from pg_secrets.vault_client import VaultAddress, VaultClient
-from pg_secrets.vault_errors import Answer
-from pg_secrets.vault_token import Token
+from pg_secrets.vault.auth_method import AuthMethod, number
+from pg_secrets.vault.client import VaultAddress, VaultClient
+from pg_secrets.vault.errors import Answer
+from pg_secrets.vault.token import Token
 from pg_secrets.vault_wrapping import Wrapping
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pg_secrets.aws_errors import explained
+from pg_secrets.aws.errors import explained
 from pg_secrets.errors import AdapterNotInstalled, CredentialsError
 from pg_secrets.options import Options
 from pg_secrets.unlogged import unlogged
