@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,6 +41,14 @@ class HttpAnswer:
         return (self.body if isinstance(self.body, str) else json.dumps(self.body)).encode()
 
 
+class _Server(ThreadingHTTPServer):
+    """Says nothing of clients that go away, or do not like its certificate: tests look at those."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
 class ScriptedHttpServer:
     """Answers on 127.0.0.1, for shapes that a real server cannot be made to give.
 
@@ -52,7 +61,7 @@ class ScriptedHttpServer:
         self.requests: list[HttpRequest] = []
         self._answers: dict[tuple[str, str], list[HttpAnswer]] = {}
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._scheme = "http" if tls is None else "https"
         if tls is not None:
             # The handshake is for the connection's thread: here it would hold up all others.
