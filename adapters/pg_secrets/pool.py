@@ -8,9 +8,23 @@ from typing import Any
 import psycopg
 
 from pg_secrets.connect import aconnect, connect
+from pg_secrets.fields import libpq_keywords
 from pg_secrets.login import LoginParams
 from pg_secrets.registry import SourceConfig, credential_source
 from pg_secrets.source import CredentialSource
+
+#: What psycopg's connect() and ours take beside libpq's keywords.
+_DRIVER_PARAMS = frozenset(
+    {
+        "autocommit",
+        "conninfo",
+        "context",
+        "cursor_factory",
+        "prepare_threshold",
+        "rejection_timeout",
+        "row_factory",
+    }
+)
 
 
 def pool_kwargs(
@@ -25,8 +39,17 @@ def pool_kwargs(
     (``psycopg.Connection`` will do), as it connects there and not in a thread of its own.
 
     Raises:
+        TypeError: a parameter is no connection's; the pool's own go to the pool.
         CredentialsError: as :func:`credential_source` does.
     """
+    unknown = params.keys() - libpq_keywords() - _DRIVER_PARAMS
+    # A class of somebody else's may take what it likes.
+    if unknown and connection_class is None:
+        # Said now: a pool would only log it, and let its clients wait in vain.
+        raise TypeError(
+            f"pool_kwargs() got {min(unknown)!r}, which no connection takes; what the pool is to"
+            " have goes to the pool itself"
+        )
     return {"connection_class": _PoolConnector(credential_source(source), connection_class, params)}
 
 

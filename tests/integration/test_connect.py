@@ -455,3 +455,9 @@ async def test_synchronous_pool_may_connect_in_a_loops_thread(
         pool.connection(timeout=PATIENCE) as connection,
     ):
         assert connection.info.user == login.user
+
+
+def test_what_belongs_to_the_pool_is_refused() -> None:
+    """Each connect would fail with it, in the pool's own threads and log."""
+    with pytest.raises(TypeError, match="max_size"):
+        pool_kwargs(CredentialSource(ScriptedAdapter()), dbname="app", max_size=3)
