@@ -42,7 +42,10 @@ def pool_kwargs(
         TypeError: a parameter is no connection's; the pool's own go to the pool.
         CredentialsError: as :func:`credential_source` does.
     """
-    unknown = params.keys() - libpq_keywords() - _DRIVER_PARAMS
+    hidden = LoginParams(params)
+    # What a traceback shows of this frame must not hold a password.
+    del params
+    unknown = hidden.keys() - libpq_keywords() - _DRIVER_PARAMS
     # A class of somebody else's may take what it likes.
     if unknown and connection_class is None:
         # Said now: a pool would only log it, and let its clients wait in vain.
@@ -50,7 +53,7 @@ def pool_kwargs(
             f"pool_kwargs() got {min(unknown)!r}, which no connection takes; what the pool is to"
             " have goes to the pool itself"
         )
-    return {"connection_class": _PoolConnector(credential_source(source), connection_class, params)}
+    return {"connection_class": _PoolConnector(credential_source(source), connection_class, hidden)}
 
 
 class _PoolConnector:
@@ -60,11 +63,11 @@ class _PoolConnector:
     """
 
     def __init__(
-        self, source: CredentialSource, connection_class: type[Any] | None, params: dict[str, Any]
+        self, source: CredentialSource, connection_class: type[Any] | None, params: LoginParams
     ) -> None:
         self._source = source
         self._class = connection_class
-        self._params = LoginParams(params)
+        self._params = params
 
     def connect(self, conninfo: str = "", **params: Any) -> Any:
         """Return a connection, or for an asynchronous pool an awaitable of one.

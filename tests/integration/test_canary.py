@@ -179,9 +179,25 @@ def test_failing_connects_show_nothing(
 ) -> None:
     """Whatever makes a connect fail, neither the error nor its frames have the password."""
     source = CredentialSource(ScriptedAdapter(canary_login), background=False)
-    with pytest.raises(psycopg.Error) as caught:
+    # Pools refuse at once what no connection takes.
+    with pytest.raises((psycopg.Error, TypeError)) as caught:
         log_in(source, **params)
     hunt.in_exception(caught.value)
+    source.close()
+
+
+def test_what_a_pool_refuses_shows_nothing(hunt: Hunt, canary_login: Credentials) -> None:
+    """A password beside a setting that is refused is not in the frames of the refusal."""
+    source = CredentialSource(ScriptedAdapter(canary_login), background=False)
+
+    def refused() -> BaseException:
+        try:
+            pool_kwargs(source, password=hunt.password(), max_size=3)
+        except TypeError as error:
+            return error
+        raise AssertionError("it was taken")
+
+    hunt.in_exception(refused())
     source.close()
 
 
