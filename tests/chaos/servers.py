@@ -58,6 +58,10 @@ class Couple:
         while self.primary.execute(_STATES) != [(state,)]:
             assert time.monotonic() < until, self.standby.log_tail()
             time.sleep(0.02)
+        if synchronous:
+            # That was the sender's word. Commits wait only when the checkpointer has read the
+            # setting too, which it does before it answers.
+            self.primary.execute("CHECKPOINT")
 
     def fail_over(self, *, crash: bool) -> None:
         """End the primary and promote its standby; a planned change ends it in order."""
