@@ -13,7 +13,7 @@ from channels_pg_secrets.layer.channel_layer import PostgresChannelLayer
 
 
 @dataclass(frozen=True)
-class Answers:
+class ProcessAnswers:
     """The answers of all processes to one question; of a silent one ``node`` and ``silent``."""
 
     layer: str
@@ -42,23 +42,23 @@ class Answers:
         return "\n".join(lines) + "\n"
 
 
-def ask_status(engine: PostgresEngine, layer: str, timeout: float) -> Answers:
+def ask_status(engine: PostgresEngine, layer: str, timeout: float) -> ProcessAnswers:
     """Ask all processes how they are doing; blocks, for ``timeout`` seconds after connecting.
 
     Raises:
         ChannelLayerUnavailable: the database cannot be reached.
     """
-    return Answers(layer, _with_layer(engine, lambda made: made.processes(timeout)))
+    return ProcessAnswers(layer, _with_layer(engine, lambda made: made.processes(timeout)))
 
 
-def ask_to_reload(engine: PostgresEngine, layer: str, timeout: float) -> Answers:
+def ask_to_reload(engine: PostgresEngine, layer: str, timeout: float) -> ProcessAnswers:
     """Have all processes fetch their credentials now; blocks, likewise.
 
     Raises:
         ChannelLayerUnavailable: the database cannot be reached.
     """
     # Its own answer is not wanted: this process ends with the command.
-    return Answers(layer, _with_layer(engine, lambda made: made.reload(timeout))[1:])
+    return ProcessAnswers(layer, _with_layer(engine, lambda made: made.reload(timeout))[1:])
 
 
 def _with_layer(
