@@ -113,10 +113,23 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
             TypeError: the name is not valid.
             ValueError: the channel belongs to another process.
         """
-        target = names.owner(channel)
         node = self._node or self._here()
+        mailboxes = node.mailboxes
+        own = channel in mailboxes or self._owns(node, channel)
         while True:
-            body = node.mailboxes.take(channel) or await self._wait(node, channel, target)
+            body = mailboxes.take(channel) if own else await self._claimed(node, channel)
+            if body is None:
+                node.homes.attach(receiving=True)
+                waiter = mailboxes.wait(channel)
+                try:
+                    entry = await waiter
+                except BaseException:
+                    # Cancelled, or closed as a coroutine: what it was handed must not go with it.
+                    mailboxes.leave(channel, waiter)
+                    raise
+                body = mailboxes.handed(waiter, entry)
+                if body is None:
+                    continue
             try:
                 if type(body) is Sealed:
                     body = await self._unsealed(node, channel, body)
@@ -286,16 +299,20 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
                     self._finalizer = weakref.finalize(self, node.homes.stop_soon)
         return node
 
-    async def _wait(self, node: Node, channel: str, target: int | None) -> bytes:
-        names.check_receivable(channel)
-        node.attach(receiving=True)
-        if target == node.identity.node:
-            return await node.mailboxes.get(channel)
-        if target is not None:
+    @staticmethod
+    def _owns(node: Node, channel: str) -> bool:
+        """The channel is this process's own; False for a normal channel."""
+        owner = names.node_of(names.check_receivable(channel))
+        if owner is not None and owner != node.identity.node:
             raise ValueError(
                 f"Channel {channel!r} belongs to another process (or to this one before a fork);"
                 " only that process can receive from it"
             )
+        return owner is not None
+
+    @staticmethod
+    async def _claimed(node: Node, channel: str) -> bytes:
+        node.attach(receiving=True)
         return await node.inbox.claimed(channel)
 
     async def _unsealed(self, node: Node, channel: str, message: Sealed) -> bytes:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from channels_pg_secrets.layer.supervisor import Supervisor
+from channels_pg_secrets.layer.wakeup import running_loop
 
 if TYPE_CHECKING:
     from channels_pg_secrets.layer.node import Node
@@ -139,11 +140,3 @@ def _run_forever(loop: asyncio.AbstractEventLoop) -> None:
         loop.run_until_complete(loop.shutdown_default_executor())
     finally:
         loop.close()
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the loop that runs in this thread, if one does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

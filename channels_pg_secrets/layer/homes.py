@@ -7,8 +7,9 @@ import weakref
 from typing import TYPE_CHECKING
 
 from channels_pg_secrets.errors import ChannelLayerUnavailable
-from channels_pg_secrets.layer.home import SETTLED, STUCK, Home, running_loop
+from channels_pg_secrets.layer.home import SETTLED, STUCK, Home
 from channels_pg_secrets.layer.tenure import Succession
+from channels_pg_secrets.layer.wakeup import running_loop
 
 if TYPE_CHECKING:
     from channels_pg_secrets.layer.node import Node

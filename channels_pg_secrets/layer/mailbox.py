@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from channels_pg_secrets.layer.full_channels import FullChannels
 from channels_pg_secrets.layer.health import Health
-from channels_pg_secrets.layer.wakeup import Wakeups
+from channels_pg_secrets.layer.waiter import Waiter
+from channels_pg_secrets.layer.wakeup import running_loop, settle
 
 #: Bytes of all messages waiting in one process; beyond it everything counts as full.
 MAX_BYTES = 256 * 1024 * 1024
@@ -30,7 +31,7 @@ class Mailbox:
         #: Oldest first; None until a message has to wait.
         self.messages: deque[Entry] | None = None
         #: Their result is a message, or None: look into the mailbox.
-        self.waiters: list[asyncio.Future[Entry | None]] = []
+        self.waiters: list[Waiter[Entry | None]] = []
         #: It reached its capacity, and has not fallen to half of it since.
         self.full = False
 
@@ -58,7 +59,7 @@ class Mailboxes:
         self._health = health
         self._boxes: dict[str, Mailbox] = {}
         #: Those who were handed a message and have not had their turn, and its channel.
-        self._handed: dict[asyncio.Future[Entry | None], str] = {}
+        self._handed: dict[Waiter[Entry | None], str] = {}
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -71,7 +72,8 @@ class Mailboxes:
         now = time.monotonic()
         entry = (now + self._expiry - age, message)
         full: list[str] = []
-        wakeups: Wakeups | None = None
+        elsewhere: list[Waiter[Entry | None]] = []
+        running = running_loop()
         boxes = self._boxes
         with self._lock:
             for channel in channels:
@@ -80,14 +82,13 @@ class Mailboxes:
                     self._drop_expired(channel, box, now)
                 woken: bool | None = None
                 if box.waiters:
-                    wakeups = wakeups or Wakeups()
-                    woken = self._wake(channel, box, entry, wakeups)
+                    woken = self._wake(channel, box, entry, running, elsewhere)
                     if woken is False:
                         continue
                 if not self._add(channel, box, entry, woken=bool(woken)):
                     full.append(channel)
-        if wakeups is not None:
-            wakeups.run()
+        if elsewhere:
+            settle(elsewhere, None)
         if self.full.changed:
             self.full.tell()
         return full
@@ -103,28 +104,43 @@ class Mailboxes:
             self.full.tell()
         return message
 
-    async def get(self, channel: str) -> bytes:
-        """Wait for the next message of a channel and take it."""
-        while True:
-            with self._lock:
-                box = self._boxes.get(channel) or self._open(channel)
-                message = self._take(channel, box) if box.messages else None
-                if message is None:
-                    waiter: asyncio.Future[Entry | None]
-                    waiter = asyncio.get_running_loop().create_future()
-                    box.waiters.append(waiter)
-            if self.full.changed:
-                self.full.tell()
-            if message is not None:
-                return message
-            try:
-                entry = await waiter
-            except BaseException:
-                # Cancelled, or closed as a coroutine: what it was handed must not go with it.
-                self._leave(channel, waiter)
-                raise
-            if entry is not None and self._handed.pop(waiter, None) is not None:
-                return entry[1]
+    def wait(self, channel: str) -> Waiter[Entry | None]:
+        """Have somebody wait, for whom :meth:`take` found nothing.
+
+        No coroutine, since thousands wait: whoever calls this awaits the waiter, passes it and what
+        came of it to :meth:`handed`, and must :meth:`leave` if anything else comes of it.
+        """
+        waiter: Waiter[Entry | None] = Waiter()
+        with self._lock:
+            box = self._boxes.get(channel) or self._open(channel)
+            if box.messages:
+                waiter.set_result(None)
+            else:
+                box.waiters.append(waiter)
+        return waiter
+
+    def handed(self, waiter: Waiter[Entry | None], entry: Entry | None) -> bytes | None:
+        """Return what a receiver was handed. None: look into the mailbox, and wait again."""
+        if entry is None or self._handed.pop(waiter, None) is None:
+            return None
+        return entry[1]
+
+    def leave(self, channel: str, waiter: Waiter[Entry | None]) -> None:
+        """A receiver was cancelled: what it was handed goes back, and the next one is woken."""
+        elsewhere: list[Waiter[Entry | None]] = []
+        with self._lock:
+            box = self._boxes.get(channel) or self._open(channel)
+            if waiter in box.waiters:
+                box.waiters.remove(waiter)
+            if self._handed.pop(waiter, None) is not None:
+                self._put_back(box, waiter.result())
+            if box.messages:
+                self._wake(channel, box, None, running_loop(), elsewhere)
+        settle(elsewhere, None)
+
+    def __contains__(self, channel: object) -> bool:
+        """There is a mailbox, and so its channel is this process's own and its name valid."""
+        return channel in self._boxes
 
     def __len__(self) -> int:
         return len(self._boxes)
@@ -134,7 +150,7 @@ class Mailboxes:
         """Bytes of all messages that wait."""
         return self._bytes
 
-    def waiters(self) -> Iterator[asyncio.Future[Entry | None]]:
+    def waiters(self) -> Iterator[Waiter[Entry | None]]:
         """Everyone who waits for a message and is not cancelled."""
         with self._lock:
             found = [waiter for box in self._boxes.values() for waiter in box.waiters]
@@ -151,24 +167,24 @@ class Mailboxes:
 
     def put_back(self, channel: str, message: bytes, expires: float) -> None:
         """Put back, before all others, what was taken and could not be handed over."""
-        wakeups = Wakeups()
+        elsewhere: list[Waiter[Entry | None]] = []
         with self._lock:
             box = self._boxes.get(channel) or self._open(channel)
             self._put_back(box, (expires, message))
-            self._wake(channel, box, None, wakeups)
-        wakeups.run()
+            self._wake(channel, box, None, running_loop(), elsewhere)
+        settle(elsewhere, None)
 
     def reclaim(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put back what was handed to receivers in a loop that stands still or is closed."""
-        wakeups = Wakeups()
+        elsewhere: list[Waiter[Entry | None]] = []
         with self._lock:
             for waiter, channel in reversed(self._handed.copy().items()):
                 if waiter.get_loop() is not loop or self._handed.pop(waiter, None) is None:
                     continue
                 box = self._boxes.get(channel) or self._open(channel)
                 self._put_back(box, waiter.result())
-                self._wake(channel, box, None, wakeups)
-        wakeups.run()
+                self._wake(channel, box, None, running_loop(), elsewhere)
+        settle(elsewhere, None)
 
     def sweep(self) -> None:
         """Drop what has expired, and the mailboxes that are left with nothing."""
@@ -230,18 +246,26 @@ class Mailboxes:
         return message
 
     def _wake(
-        self, channel: str, box: Mailbox, entry: Entry | None, wakeups: Wakeups
+        self,
+        channel: str,
+        box: Mailbox,
+        entry: Entry | None,
+        running: asyncio.AbstractEventLoop | None,
+        elsewhere: list[Waiter[Entry | None]],
     ) -> bool | None:
         """Serve whoever has waited longest, and say whether they will look into the mailbox.
 
-        False: they were handed the entry. None: nobody waits.
+        False: they were handed the entry. None: nobody waits. Those of another loop than the
+        running one are left in ``elsewhere``, for the caller to wake.
         """
         while box.waiters:
             waiter = box.waiters.pop(0)
             if waiter.done():
                 continue
-            if not wakeups.is_here(waiter):
-                if wakeups.add(waiter):
+            loop = waiter.get_loop()
+            if loop is not running:
+                if not loop.is_closed():
+                    elsewhere.append(waiter)
                     return True
             elif box.messages:
                 waiter.set_result(None)  # what came before is for them
@@ -251,19 +275,6 @@ class Mailboxes:
                 self._handed[waiter] = channel
                 return False
         return None
-
-    def _leave(self, channel: str, waiter: asyncio.Future[Entry | None]) -> None:
-        """A receiver was cancelled: what it was handed goes back, and the next one is woken."""
-        wakeups = Wakeups()
-        with self._lock:
-            box = self._boxes.get(channel) or self._open(channel)
-            if waiter in box.waiters:
-                box.waiters.remove(waiter)
-            if self._handed.pop(waiter, None) is not None:
-                self._put_back(box, waiter.result())
-            if box.messages:
-                self._wake(channel, box, None, wakeups)
-        wakeups.run()
 
     def _put_back(self, box: Mailbox, entry: Entry | None) -> None:
         assert entry is not None  # noqa: S101  (it was handed over)

@@ -25,6 +25,7 @@ from channels_pg_secrets.layer.peers import Peers
 from channels_pg_secrets.layer.publisher import MembershipJob, OutboxJob
 from channels_pg_secrets.layer.requests import Requests
 from channels_pg_secrets.layer.trouble import Trouble
+from channels_pg_secrets.layer.waiter import Waiter
 from channels_pg_secrets.layer.wakeup import settle
 from channels_pg_secrets.timeouts import timeout
 
@@ -100,7 +101,8 @@ class Node:
         """
         home = self.attach()
         self._fail_if_permanent()
-        future = out.future = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[bool] = Waiter()
+        out.future = future
         self.outbox.add(out)
         self.health.sent += 1
         home.kick()

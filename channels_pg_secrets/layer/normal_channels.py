@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from channels_pg_secrets.layer import statements
 from channels_pg_secrets.layer.call import Call
+from channels_pg_secrets.layer.waiter import Waiter
 from channels_pg_secrets.layer.wakeup import Wakeups
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class NormalChannels:
 
     async def get(self, channel: str) -> Claimed:
         """Wait for a message and take it over; from then on it is the caller's alone."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: Waiter[None] = Waiter()
         with self._lock:
             reader = self._readers.setdefault(channel, Reader())
             reader.waiters.append(future)

@@ -19,10 +19,7 @@ class Wakeups:
     __slots__ = ("_elsewhere", "_here", "_running")
 
     def __init__(self) -> None:
-        try:
-            self._running: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            self._running = None
+        self._running = running_loop()
         self._here: list[_Settled] = []
         self._elsewhere: dict[asyncio.AbstractEventLoop, list[_Settled]] | None = None
 
@@ -41,10 +38,6 @@ class Wakeups:
         self._elsewhere.setdefault(loop, []).append((future, result, error))
         return True
 
-    def is_here(self, future: asyncio.Future[Any]) -> bool:
-        """The future belongs to the running loop."""
-        return future.get_loop() is self._running
-
     def run(self) -> None:
         """Settle all that were added."""
         if self._here:
@@ -57,6 +50,14 @@ class Wakeups:
                 except RuntimeError:
                     continue  # closed in the meantime, with everyone who waited in it
             self._elsewhere = None
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def settle(

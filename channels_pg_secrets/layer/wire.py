@@ -18,6 +18,7 @@ from psycopg import pq
 
 from channels_pg_secrets.engines.connection import cut
 from channels_pg_secrets.layer.statements import Decoder
+from channels_pg_secrets.layer.waiter import turn
 
 if TYPE_CHECKING:
     from channels_pg_secrets.engines.postgres import OpenedConnection
@@ -171,6 +172,13 @@ class Wire:
             self.abandon(WireLost(str(error)))
 
     def _readable(self) -> None:
+        turn.begin()
+        try:
+            self._read()
+        finally:
+            turn.end()
+
+    def _read(self) -> None:
         pgconn = self._pgconn
         try:
             pgconn.consume_input()
