@@ -21,15 +21,16 @@ class Turn(threading.local):
     """What a reader callback has settled so far. One for each thread, and so for each loop."""
 
     def __init__(self) -> None:
-        self._settled: list[Waiter[Any]] | None = None
+        #: None: no turn has begun.
+        self.settled: list[Waiter[Any]] | None = None
 
     def begin(self) -> None:
         """Keep those who are settled from now on, for :meth:`end`."""
-        self._settled = []
+        self.settled = []
 
     def end(self) -> None:
         """Have everyone go on who was settled. Hold no lock: what they do may be anything."""
-        settled, self._settled = self._settled, None
+        settled, self.settled = self.settled, None
         if not settled:
             return
         settled.reverse()
@@ -43,15 +44,9 @@ class Turn(threading.local):
             for waiter in reversed(settled):
                 waiter.go_on_soon()
 
-    def add(self, waiter: Waiter[Any]) -> bool:
-        """Keep this one; False where no turn has begun."""
-        if self._settled is None:
-            return False
-        self._settled.append(waiter)
-        return True
-
 
 turn = Turn()
+_Future = asyncio.Future  # without super(): there are two of these for each message
 
 
 class Waiter(asyncio.Future[T]):
@@ -60,7 +55,7 @@ class Waiter(asyncio.Future[T]):
     __slots__ = ("context", "resume")
 
     def __init__(self) -> None:
-        super().__init__()
+        _Future.__init__(self)
         self.resume: Callable[[Any], object] | None = None
 
     def add_done_callback(
@@ -74,8 +69,11 @@ class Waiter(asyncio.Future[T]):
 
     def set_result(self, result: T, /) -> None:
         """Settle; the task goes on at the end of the turn, or soon."""
-        super().set_result(result)
-        if self.resume is not None and not turn.add(self):
+        _Future.set_result(self, result)
+        settled = turn.settled
+        if settled is not None:
+            settled.append(self)
+        else:
             self.go_on_soon()
 
     def set_exception(self, exception: type | BaseException, /) -> None:
@@ -91,6 +89,6 @@ class Waiter(asyncio.Future[T]):
         return cancelled
 
     def go_on_soon(self) -> None:
-        """Run it in the loop's next turn."""
+        """Have the task go on in the loop's next turn."""
         if self.resume is not None:
             self.get_loop().call_soon(self.resume, self, context=self.context)

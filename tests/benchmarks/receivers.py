@@ -48,7 +48,9 @@ class Receivers:
         self._channels: list[str] = []
         self._unreached: set[str] = set()
         self._received = 0
-        self._grown = asyncio.Event()
+        #: How many are waited for, and that they have come: nobody looks at each one meanwhile.
+        self._awaited = 0
+        self._complete = asyncio.Event()
         #: (number, seconds it took) of each message, for those that keep a record
         self._record: list[tuple[int, float]] = []
 
@@ -102,9 +104,13 @@ class Receivers:
 
     async def wait(self, received: int) -> dict[str, Any]:
         """Wait until that many messages were counted, and no more."""
+        self._awaited = received
         while self._received < received:
-            self._grown.clear()
-            await self._patiently(self._grown.wait(), received)
+            before = self._received
+            self._complete.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._complete.wait(), self._patience)
+            self._look_after(before, received)
         if self._received > received:
             raise MessagesLost(f"received {self._received - received} messages more than were sent")
         return {"received": self._received}
@@ -117,8 +123,7 @@ class Receivers:
             while True:
                 message = await probes.receive(self._layer, channel)
                 self._record.append((message["number"], time.monotonic() - message["due"]))
-                self._received += 1
-                self._grown.set()
+                self._count()
 
         self._begin(run())
         return {"channel": channel}
@@ -154,18 +159,21 @@ class Receivers:
             if "probe" in message:
                 self._unreached.discard(channel)
                 continue
-            self._received += 1
-            self._grown.set()
+            self._count()
+
+    def _count(self) -> None:
+        self._received += 1
+        if self._received >= self._awaited:
+            self._complete.set()
 
     def _begin(self, work: Any) -> None:
         self._tasks.append(asyncio.ensure_future(work))
 
-    async def _patiently(self, work: Awaitable[Any], expected: int) -> None:
+    def _look_after(self, before: int, expected: int) -> None:
+        """Report a receiver that has ended, and that no message has come since ``before``."""
         for task in self._tasks:
             if task.done():
                 task.result()
-        try:
-            await asyncio.wait_for(work, self._patience)
-        except asyncio.TimeoutError:
-            text = f"lost {expected - self._received} of {expected} messages"
-            raise MessagesLost(f"{text}: none came for {self._patience:g} seconds") from None
+        if self._received == before:
+            text = f"lost {expected - before} of {expected} messages"
+            raise MessagesLost(f"{text}: none came for {self._patience:g} seconds")
