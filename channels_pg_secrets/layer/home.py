@@ -1,8 +1,8 @@
 """The event loop on which a node's connections live.
 
 Plain threads with synchronous connections took over 120 ms for a round trip beside a busy event
-loop, asyncio code on that loop 6 to 10 ms. So home is a loop in which somebody receives; where
-nobody does (WSGI, Celery, a shell), a private one in a thread.
+loop, asyncio code on that loop 6 to 10 ms. So home is a loop in which somebody receives, or that
+went on sending for a while; where there is none (WSGI, Celery, a shell), a private one in a thread.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ class Home:
         self.ended = False
         #: Somebody receives in another loop, and home may soon move there.
         self.courted = False
+        #: Somebody sends in another loop, which is on trial.
+        self.tried = False
+        #: It is home since it went on sending.
+        self.sends = False
         #: Receivers in this loop look whether it is still home.
         self.watched = False
         self.supervisor: Supervisor | None = None
@@ -46,6 +50,16 @@ class Home:
         self._kicked = False
         self._task: asyncio.Task[None] | None = None
         self._begun = time.monotonic()
+
+    @property
+    def kind(self) -> str:
+        """Whose loop it is: ``receiver``, ``sender`` or ``private``."""
+        return "private" if self.private else "sender" if self.sends else "receiver"
+
+    @property
+    def replacing(self) -> bool:
+        """It waits for another login: no time to give up the connections there are. Any thread."""
+        return not self.ended and self.supervisor is not None and self.supervisor.replacing
 
     def launch(self) -> None:
         """Begin to work: in the caller's loop, which is home, or in a thread."""

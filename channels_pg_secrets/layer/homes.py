@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import weakref
 from typing import TYPE_CHECKING
 
 from channels_pg_secrets.errors import ChannelLayerUnavailable
+from channels_pg_secrets.layer.candidate import (
+    FIRST_TRIAL,
+    LONGEST_TRIAL,
+    TRIAL_GROWTH,
+    Candidate,
+)
 from channels_pg_secrets.layer.home import SETTLED, STUCK, Home
 from channels_pg_secrets.layer.tenure import Succession
 from channels_pg_secrets.layer.wakeup import running_loop
@@ -28,6 +35,8 @@ class Homes:
         self._watching: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
         #: Left while their loop stood still: their connections are to be given back yet.
         self._left: list[Home] = []
+        #: Seconds that a loop that only sends must have run on to become home.
+        self._trial = FIRST_TRIAL
 
     def attach(self, *, receiving: bool = False) -> Home:
         """Make sure that there is a home, and return it. On an event loop.
@@ -52,10 +61,14 @@ class Homes:
         with self._lock:
             home = self.current
             if home is None or not home.usable(loop):
-                return self._move(loop if receiving else None)
-            if receiving and home.private and not home.courted:
+                home = self._move(loop if receiving else None)
+            if home.private and receiving and not home.courted:
                 home.courted = True
                 loop.call_later(SETTLED, self._move_to_receiver, home, loop)
+            elif home.private and not receiving and not home.tried:
+                home.tried = True
+                elected = functools.partial(self._move_to_sender, home, loop)
+                Candidate(loop, self._trial, elected, functools.partial(_drop_sender, home))
         return home
 
     def kick(self) -> None:
@@ -92,6 +105,7 @@ class Homes:
                 return
             home.tenure.end()
             self.current = None
+            self._learn_from(home)
             self._node.recover()
             if self._node.somebody_waits():
                 self._move(None)
@@ -111,12 +125,28 @@ class Homes:
             self._leave(before)
         return home
 
+    def _move_to_sender(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
+        """That home is private and this loop went on sending: move, if home is still that one."""
+        if home.replacing:
+            _drop_sender(home)
+            return
+        with self._lock:
+            if self.current is home and not self.closed:
+                self._move(loop).sends = True
+
     def _leave(self, home: Home) -> None:
+        self._learn_from(home)
         home.stop()
         if home.loop is not running_loop():
             self._node.mailboxes.reclaim(home.loop)
         if not home.released:
             self._left.append(home)
+
+    def _learn_from(self, home: Home) -> None:
+        """A loop that went on sending has ended after all: the next is looked at for longer."""
+        if home.sends:
+            home.sends = False
+            self._trial = min(self._trial * TRIAL_GROWTH, LONGEST_TRIAL)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Find another home if the present one stops, for as long as somebody receives here.
@@ -133,7 +163,14 @@ class Homes:
 
     def _move_to_receiver(self, home: Home, loop: asyncio.AbstractEventLoop) -> None:
         """That home is private and somebody received here: move, if that is still so."""
+        if home.replacing:
+            loop.call_later(SETTLED, self._move_to_receiver, home, loop)
+            return
         with self._lock:
             home.courted = False
             if self.current is home and self._node.receives_in(loop):
                 self._move(loop)
+
+
+def _drop_sender(home: Home) -> None:
+    home.tried = False

@@ -358,7 +358,7 @@ class Node:
         return {
             "prefix": self.options.prefix,
             "node": self.identity.name,
-            "home": None if home is None else "private" if home.private else "receiver",
+            "home": home.kind if home is not None else None,
             "connected": supervisor.connected if supervisor is not None else [],
             "generation": max(health.generations.values(), default=0),
             "channels": len(self.mailboxes),

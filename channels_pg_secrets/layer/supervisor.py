@@ -105,6 +105,13 @@ class Supervisor:
         """The connections that are up, by link. Any thread."""
         return {link.name: link.wire.opened for link in self._links if link.wire and link.up}
 
+    @property
+    def replacing(self) -> bool:
+        """A connection that is up is to be replaced: whether another can be had is not known."""
+        return any(
+            link.up and (link.task is not None or self._wanted(link)) for link in self._links
+        )
+
     def replace(self) -> None:
         """Open new connections, which take over from those that are up or are being opened."""
         for link in self._links:

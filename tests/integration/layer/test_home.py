@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from asgiref.sync import async_to_sync
 
-from channels_pg_secrets.layer import supervisor
+from channels_pg_secrets.layer import candidate, homes, supervisor
 
 if TYPE_CHECKING:
     from tests.integration.layer.conftest import Layers
@@ -396,3 +397,70 @@ async def test_no_caller_waits_for_ever(
                     await run(call, 4)
     finally:
         await layer.close()
+
+
+async def test_a_loop_that_goes_on_sending_becomes_home(
+    layers: Layers, eventually: Eventually, soon: Soon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The private loop's thread ends, nothing is lost, and it takes no more connections than two."""
+    monkeypatch.setattr(homes, "FIRST_TRIAL", 0.3)
+    monkeypatch.setattr(candidate, "LOOK", 0.1)
+    layer, other = layers(), layers(capacity=10_000)
+    there = await other.new_channel()
+    sent = 0
+
+    async def send() -> None:
+        nonlocal sent
+        while True:
+            await layer.send(there, {"type": "test", "n": sent})
+            sent += 1
+            await asyncio.sleep(0.002)
+
+    sending = asyncio.create_task(send())
+    await eventually(lambda: layer.stats()["home"] == "private")
+    await eventually(lambda: layer.stats()["home"] == "sender")
+    so_far = sent
+    await eventually(lambda: sent > so_far + 50)
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    assert [(await soon(other, there))["n"] for _ in range(sent)] == list(range(sent))
+    await eventually(lambda: not any("pg_secrets home" in t.name for t in threading.enumerate()))
+    assert await eventually(lambda: layers.backends() == 4)
+
+
+async def test_loops_that_do_not_last_are_tried_for_longer(
+    layers: Layers, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where asyncio.run is used again and again, the private loop soon stays home."""
+    monkeypatch.setattr(homes, "FIRST_TRIAL", 0.05)
+    monkeypatch.setattr(candidate, "LOOK", 0.05)
+    layer = layers()
+
+    async def task() -> str:
+        await layer.send("work", {"type": "test"})
+        for _ in range(30):
+            await asyncio.sleep(0.01)
+            if layer.stats()["home"] == "sender":
+                break
+        return str(layer.stats()["home"])
+
+    # 0.05, 0.2 and then 0.8 seconds: more than such a task takes.
+    found = [await asyncio.to_thread(asyncio.run, task()) for _ in range(4)]
+    assert found == ["sender", "sender", "private", "private"]
+
+
+async def test_short_calls_never_draw_home(layers: Layers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """async_to_sync from a plain thread leaves home private, and so opens no connection."""
+    monkeypatch.setattr(homes, "FIRST_TRIAL", 0.05)
+    monkeypatch.setattr(candidate, "LOOK", 0.05)
+    layer = layers(capacity=100_000)
+
+    def call() -> None:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            async_to_sync(layer.send)("work", {"type": "test"})
+            layer.stats()
+
+    await asyncio.to_thread(call)
+    assert layer.stats()["home"] == "private"
+    assert layer.stats()["connects"] == 2

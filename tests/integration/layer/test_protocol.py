@@ -245,6 +245,7 @@ async def test_moving_to_new_connections_under_load_loses_and_repeats_nothing(
 ) -> None:
     """Twenty hand-overs of both sides' connections while messages flow: all arrive, in order."""
     sender, receiver = layers(), layers(capacity=100_000)
+    await sender.new_channel()  # this loop is home from the start
     channel = await receiver.new_channel()
     received: list[int] = []
     stop = asyncio.Event()
