@@ -1,8 +1,9 @@
 """A loop that uses the layer while home is private, and may become home itself.
 
 What is done on the loop of whoever asks for it costs half as much as what crosses to a thread and
-back. But most loops that only send do not last: ``async_to_sync`` and ``asyncio.run`` make one for a
-call or a task, and two connections for each would be worse. So a candidate is looked at for a while.
+back. But most loops that only send do not last: ``async_to_sync`` and ``asyncio.run`` make one for
+a call or a task, and two connections for each would be worse. So a candidate is looked at for a
+while.
 """
 
 from __future__ import annotations
