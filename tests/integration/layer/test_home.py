@@ -402,7 +402,7 @@ async def test_no_caller_waits_for_ever(
 async def test_a_loop_that_goes_on_sending_becomes_home(
     layers: Layers, eventually: Eventually, soon: Soon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The private loop's thread ends, nothing is lost, and it takes no more connections than two."""
+    """The private loop's thread ends, nothing is lost, and it has two connections as before."""
     monkeypatch.setattr(homes, "FIRST_TRIAL", 0.3)
     monkeypatch.setattr(candidate, "LOOK", 0.1)
     layer, other = layers(), layers(capacity=10_000)

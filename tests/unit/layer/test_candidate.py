@@ -42,7 +42,10 @@ def tried(loop: SteppedLoop, trial: float) -> list[str]:
     """Begin a trial; return what it comes to."""
     outcome: list[str] = []
     Candidate(
-        cast(Any, loop), trial, lambda: outcome.append("elected"), lambda: outcome.append("dropped")
+        cast("Any", loop),
+        trial,
+        lambda: outcome.append("elected"),
+        lambda: outcome.append("dropped"),
     )
     return outcome
 
