@@ -216,6 +216,7 @@ class OutboxJob:
             peer.channel,
             head,
             self._times[0],
+            out.blob,
         )
 
     def _group(self, identity: Identity, batch: Batch) -> _Request | None:
@@ -224,7 +225,8 @@ class OutboxJob:
         if out.node is not None or out.group is None:
             return None
         from_us = (identity.prefix, identity.node, identity.incarnation, batch.base)
-        return statements.PUBLISH_GROUP, (*from_us, out.group, out.item, *self._times[:2])
+        values = (*from_us, out.group, out.item, *self._times[:2], out.blob)
+        return statements.PUBLISH_GROUP, values
 
 
 class MembershipJob:

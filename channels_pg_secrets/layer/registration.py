@@ -48,9 +48,9 @@ class Registration:
         await wire.call(statements.REGISTER, *node.registration())
         # Not as the node: its own lock is in use.
         nobody = -identity.node
-        frame = (nobody, incarnation, 0, identity.node, b"", channel, b"", 0.0)
+        frame = (nobody, incarnation, 0, identity.node, b"", channel, b"", 0.0, None)
         await wire.call(statements.PUBLISH_FRAME, *frame)
-        group = (identity.prefix, nobody, incarnation, 0, "", b"", 0.0, 0.0)
+        group = (identity.prefix, nobody, incarnation, 0, "", b"", 0.0, 0.0, None)
         await wire.call(statements.PUBLISH_GROUP, *group)
         await wire.call(statements.ROLLBACK)
 

@@ -52,6 +52,10 @@ def raw(value: bytes) -> bytes:
     return value
 
 
+def _as_it_is(value: bytes | None) -> bytes | None:
+    return value
+
+
 def _array(oid: int, items: Sequence[bytes | None]) -> bytes:
     if not items:
         return struct.pack("!iiI", 0, 0, oid)
@@ -89,14 +93,15 @@ def _encode_bools(values: Sequence[bool]) -> bytes:
     return _array(_BOOL, [b"\x01" if v else b"\x00" for v in values])
 
 
-_ENCODERS: dict[str, Callable[[Any], bytes]] = {
+#: None is NULL, in bytea alone.
+_ENCODERS: dict[str, Callable[[Any], Any]] = {
     "int4": _INT4.pack,
     "int8": _INT8.pack,
     "float8": _FLOAT8.pack,
     "bool": lambda value: b"\x01" if value else b"\x00",
     "text": str.encode,
     "ascii": bytes,
-    "bytea": bytes,
+    "bytea": _as_it_is,
     "int8[]": _encode_int8s,
     "int4[]": _encode_int4s,
     "text[]": _encode_texts,
@@ -117,7 +122,7 @@ class Statement:
     name: bytes = field(init=False)
     #: A list, since psycopg before 3.3 takes nothing else.
     formats: list[int] = field(init=False, compare=False)
-    _encoders: tuple[Callable[[Any], bytes], ...] = field(init=False, repr=False)
+    _encoders: tuple[Callable[[Any], bytes | None], ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         casts = ", ".join(
@@ -132,7 +137,7 @@ class Statement:
         put(self, "formats", [1] * len(self.parameters))
         put(self, "_encoders", tuple(_ENCODERS[kind] for kind in self.parameters))
 
-    def encode(self, values: Sequence[Any]) -> list[bytes]:
+    def encode(self, values: Sequence[Any]) -> list[bytes | None]:
         """Encode one value for each parameter."""
         return [encode(value) for encode, value in zip(self._encoders, values, strict=True)]
 
@@ -147,12 +152,12 @@ PUBLISH = Statement(
 )
 PUBLISH_FRAME = Statement(
     "publish_frame",
-    ("int8", "int8", "int8", "int8", "ascii", "ascii", "ascii", "float8"),
+    ("int8", "int8", "int8", "int8", "ascii", "ascii", "ascii", "float8", "bytea"),
     (text,),
 )
 PUBLISH_GROUP = Statement(
     "publish_group",
-    ("text", "int8", "int8", "int8", "text", "ascii", "float8", "float8"),
+    ("text", "int8", "int8", "int8", "text", "ascii", "float8", "float8", "bytea"),
     (text,),
 )
 PEER = Statement("peer", ("int8",), (raw, raw, raw))
@@ -198,7 +203,7 @@ class Command:
     name: bytes = b""
     formats: list[int] = field(default_factory=list, compare=False)
 
-    def encode(self, values: Sequence[Any]) -> list[bytes]:
+    def encode(self, values: Sequence[Any]) -> list[bytes | None]:
         """Encode nothing."""
         return []
 

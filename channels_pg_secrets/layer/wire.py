@@ -39,7 +39,7 @@ class Request(Protocol):
     def formats(self) -> list[int]: ...
     @property
     def columns(self) -> tuple[Decoder, ...]: ...
-    def encode(self, values: Sequence[Any]) -> list[bytes]: ...
+    def encode(self, values: Sequence[Any]) -> list[bytes | None]: ...
 
 
 class WireLost(psycopg.OperationalError):
@@ -66,8 +66,8 @@ class Wire:
         self._prepares = opened.connection.prepare_threshold is not None
         self._prepared: set[bytes] = set()
         self._preparing = False
-        self._waiting: deque[tuple[Request, list[bytes], Reply]] = deque()
-        self._current: tuple[Request, list[bytes], Reply] | None = None
+        self._waiting: deque[tuple[Request, list[bytes | None], Reply]] = deque()
+        self._current: tuple[Request, list[bytes | None], Reply] | None = None
         self._result: pq.abc.PGresult | None = None
         self._writing = False
         #: When the request in flight was sent, on the loop's clock.
@@ -127,12 +127,12 @@ class Wire:
             self._detach(error)
             self.on_lost(error)
 
-    def _start(self, queued: tuple[Request, list[bytes], Reply]) -> None:
+    def _start(self, queued: tuple[Request, list[bytes | None], Reply]) -> None:
         self._current = queued
         self._busy_since = self._loop.time()
         self._begin(queued[0], queued[1])
 
-    def _begin(self, request: Request, params: list[bytes]) -> None:
+    def _begin(self, request: Request, params: list[bytes | None]) -> None:
         try:
             self._send(request, params)
         except psycopg.Error as error:
@@ -142,7 +142,7 @@ class Wire:
             lost.__cause__ = error
             self.abandon(lost)
 
-    def _send(self, request: Request, params: list[bytes]) -> None:
+    def _send(self, request: Request, params: list[bytes | None]) -> None:
         pgconn = self._pgconn
         if request.name and self._prepares:
             if request.name in self._prepared:

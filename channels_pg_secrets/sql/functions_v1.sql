@@ -8,7 +8,8 @@
 --                            a leave (the frame)
 --   group only               a group message
 --   channel                  a normal channel's message
--- p_blobs[i] is set for what does not fit into a notification.
+-- p_blobs[i] is set for what does not fit into a notification, which its item says ("C" and "G"). It
+-- is looked at only where it is written: each unnest() would copy all of them.
 -- Status 0: done, with the elements refused for capacity, and the joins and leaves of processes that
 -- are gone. Status 1: these tables do not know the caller (a crash emptied them, or it was silent
 -- for too long); nothing was done. Status 2: the channels of other processes that are "refused", by
@@ -85,14 +86,15 @@ BEGIN
             WHERE e.node IS NULL AND e.grp IS NOT NULL;
         END IF;
         FOR r IN
-            SELECT e.node, e.grp, e.body, e.blob, e.ord
-            FROM unnest(p_nodes, p_groups, p_channels, p_bodies, p_blobs)
-                WITH ORDINALITY AS e (node, grp, channel, body, blob, ord)
-            WHERE e.channel IS NULL AND (e.blob IS NOT NULL OR (e.node IS NOT NULL AND e.grp IS NOT NULL))
+            SELECT e.node, e.grp, e.body, e.ord, left(e.body, 1) IN ('C', 'G') AS large
+            FROM unnest(p_nodes, p_groups, p_channels, p_bodies)
+                WITH ORDINALITY AS e (node, grp, channel, body, ord)
+            WHERE e.channel IS NULL
+              AND (left(e.body, 1) IN ('C', 'G') OR (e.node IS NOT NULL AND e.grp IS NOT NULL))
             ORDER BY e.grp, e.ord
         LOOP
-            IF r.blob IS NOT NULL THEN
-                PERFORM @schema@.channels_pg_secrets_store_v1(v_slice, p_sender, p_base + r.ord, r.blob, p_ttl);
+            IF r.large THEN
+                PERFORM @schema@.channels_pg_secrets_store_v1(v_slice, p_sender, p_base + r.ord, p_blobs[r.ord], p_ttl);
                 CONTINUE;
             END IF;
             IF r.body LIKE '+%' THEN
@@ -109,9 +111,9 @@ BEGIN
             END IF;
         END LOOP;
         FOR r IN
-            SELECT t.node, e.ord, e.body, e.blob IS NOT NULL AS large
-            FROM unnest(p_nodes, p_groups, p_channels, p_bodies, p_blobs)
-                WITH ORDINALITY AS e (node, grp, channel, body, blob, ord)
+            SELECT t.node, e.ord, e.body, left(e.body, 1) IN ('C', 'G') AS large
+            FROM unnest(p_nodes, p_groups, p_channels, p_bodies)
+                WITH ORDINALITY AS e (node, grp, channel, body, ord)
             CROSS JOIN LATERAL (
                 SELECT e.node WHERE e.node IS NOT NULL
                 UNION ALL
@@ -148,14 +150,14 @@ BEGIN
         -- Normal channels, and those that are members of a group: a full one is passed over there in
         -- silence. In one order, as the sender's messages to a channel come both ways.
         FOR r IN
-            SELECT e.ord, e.channel, e.capacity, e.body, e.blob, true AS direct
-            FROM unnest(p_channels, p_capacities, p_bodies, p_blobs)
-                WITH ORDINALITY AS e (channel, capacity, body, blob, ord)
+            SELECT e.ord, e.channel, e.capacity, e.body, true AS direct
+            FROM unnest(p_channels, p_capacities, p_bodies)
+                WITH ORDINALITY AS e (channel, capacity, body, ord)
             WHERE e.channel IS NOT NULL
             UNION ALL
-            SELECT e.ord, m.channel, m.capacity, e.body, e.blob, false
-            FROM unnest(p_nodes, p_groups, p_bodies, p_blobs)
-                WITH ORDINALITY AS e (node, grp, body, blob, ord)
+            SELECT e.ord, m.channel, m.capacity, e.body, false
+            FROM unnest(p_nodes, p_groups, p_bodies)
+                WITH ORDINALITY AS e (node, grp, body, ord)
             JOIN @schema@.channels_pg_secrets_member m ON m.prefix = p_prefix AND m.grp = e.grp AND m.node = 0
             WHERE e.node IS NULL AND e.grp IS NOT NULL AND m.expires > clock_timestamp()
             ORDER BY ord, channel
@@ -168,7 +170,8 @@ BEGIN
                 PERFORM set_config('synchronous_commit', 'on', true);
                 v_queues := true;
             END IF;
-            IF NOT @schema@.channels_pg_secrets_enqueue_v1(p_prefix, r.channel, r.capacity, r.body, r.blob, p_queue_ttl)
+            IF NOT @schema@.channels_pg_secrets_enqueue_v1(
+                    p_prefix, r.channel, r.capacity, r.body, p_blobs[r.ord], p_queue_ttl)
                 AND r.direct
             THEN
                 refused := concat_ws(',', nullif(refused, ''), r.ord);
@@ -183,12 +186,13 @@ END $$;
 
 -- Publishes what most batches are: one frame for one process, for the first time. The same as
 -- publish does with it, but without arrays, and the sender has looked up the process's channel and
--- has sealed the frame: it is the message path. p_head is all that stands before the items.
+-- has sealed the frame: it is the message path. p_head is all that stands before the items. p_blob is
+-- the body of a message that does not fit, of which p_body is the item; such a message goes alone.
 -- Returns '' when done, the names of full channels where publish has status 2, and NULL where it has
 -- status 1.
 CREATE FUNCTION channels_pg_secrets_publish_frame_v1(
     p_sender bigint, p_incarnation bigint, p_seq bigint, p_node bigint, p_body text,
-    p_channel text, p_head text, p_ttl double precision
+    p_channel text, p_head text, p_ttl double precision, p_blob bytea
 ) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_slice smallint;
@@ -219,16 +223,19 @@ BEGIN
         INSERT INTO @schema@.channels_pg_secrets_message_2 (node, sender, seq, expires, body)
         VALUES (p_node, p_sender, p_seq, clock_timestamp() + make_interval(secs => p_ttl), p_body);
     END IF;
+    IF p_blob IS NOT NULL THEN
+        PERFORM @schema@.channels_pg_secrets_store_v1(v_slice, p_sender, p_seq, p_blob, p_ttl);
+    END IF;
     PERFORM pg_notify(p_channel, p_head || p_body);
     RETURN '';
 END $$;
 
 -- Publishes one message to a group, for the first time: what publish does with it, without arrays
--- and with the work of emit in place. Returns as publish_frame does; members that are full are passed
--- over at their owner.
+-- and with the work of emit in place. p_blob and what it returns are as with publish_frame; members
+-- that are full are passed over at their owner.
 CREATE FUNCTION channels_pg_secrets_publish_group_v1(
     p_prefix text, p_sender bigint, p_incarnation bigint, p_base bigint, p_group text, p_body text,
-    p_ttl double precision, p_queue_ttl double precision
+    p_ttl double precision, p_queue_ttl double precision, p_blob bytea
 ) RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     v_slice smallint;
@@ -256,7 +263,7 @@ BEGIN
             RETURN (SELECT CASE p.status WHEN 0 THEN '' END FROM @schema@.channels_pg_secrets_publish_v1(
                 p_prefix, p_sender, p_incarnation, p_base, false, p_ttl, p_queue_ttl, 0,
                 ARRAY[NULL]::bigint[], ARRAY[p_group], ARRAY[NULL]::text[], ARRAY[NULL]::integer[],
-                ARRAY[p_body], ARRAY[NULL]::bytea[]) p);
+                ARRAY[p_body], ARRAY[p_blob]) p);
         END IF;
         IF v_slice = 0 THEN
             INSERT INTO @schema@.channels_pg_secrets_message_0 (node, sender, seq, expires, body)
@@ -273,6 +280,9 @@ BEGIN
         PERFORM pg_notify(r.channel, encode(substr(sha256(
             r.outer_pad || sha256(r.inner_pad || convert_to(v_frame, 'UTF8'))), 1, 15), 'base64') || v_frame);
     END LOOP;
+    IF p_blob IS NOT NULL THEN
+        PERFORM @schema@.channels_pg_secrets_store_v1(v_slice, p_sender, p_base + 1, p_blob, p_ttl);
+    END IF;
     RETURN '';
 END $$;
 

@@ -64,13 +64,13 @@ class Session:
         """Publish a frame that was sealed here."""
         number = next(self._numbers)
         sealed = self._key.seal(_SENDER, number, _ITEM)
-        to = (_RECEIVER, _ITEM, b"node_2", sealed, 60.0)
+        to = (_RECEIVER, _ITEM, b"node_2", sealed, 60.0, None)
         self._ask(statements.PUBLISH_FRAME, _SENDER, self._incarnation, number, *to)
 
     def publish_group(self) -> None:
         """Publish a message to a group with members in one process."""
         head = ("asgi", _SENDER, self._incarnation, next(self._numbers))
-        self._ask(statements.PUBLISH_GROUP, *head, _GROUP, _ITEM, *_TIMES[:2])
+        self._ask(statements.PUBLISH_GROUP, *head, _GROUP, _ITEM, *_TIMES[:2], None)
 
     def publish_a_frame(self) -> None:
         """The same frame by ``publish``, which takes any batch."""
@@ -86,8 +86,9 @@ class Session:
         self._ask(statements.PUBLISH, *head, *_TIMES, *batch)
 
     def _ask(self, statement: Statement, *values: Any) -> str:
-        pgconn, name = self._pgconn, statement.name
-        params = statement.encode(values)
+        pgconn: Any = self._pgconn  # its types know no NULL
+        name = statement.name
+        params: Any = statement.encode(values)
         result = pgconn.exec_prepared(name, params, statement.formats, 0)
         if result.status != pq.ExecStatus.TUPLES_OK:
             pgconn.prepare(name, statement.sql)

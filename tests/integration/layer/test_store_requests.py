@@ -27,6 +27,7 @@ async def test_no_message_asks_the_store(layers: Layers, background: bool) -> No
     source = CredentialSource(adapter, background=background, clock=clock)
     sender, receiver = (layers(credentials=source, capacity=2 * MESSAGES) for _ in range(2))
     assert adapter.fetches == 0  # building a layer asks for nothing either
+    await sender.new_channel()  # this loop is home from the start: moving there is a login
     channel = await receiver.new_channel()
     await receiver.group_add("group", channel)
     await sender.group_send("group", {"number": 0})
