@@ -11,6 +11,7 @@ import pytest
 from channels_pg_secrets.errors import ChannelLayerUnavailable
 from channels_pg_secrets.layer import outbox as module
 from channels_pg_secrets.layer.item import MAX_ITEM
+from channels_pg_secrets.layer.outbox import Batch, Outbox, Outgoing, membership
 from pg_secrets.testing.clock import FakeClock
 
 
