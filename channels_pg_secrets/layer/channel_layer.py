@@ -16,13 +16,13 @@ from channels.exceptions import ChannelFull, MessageTooLarge
 from channels.layers import BaseChannelLayer
 
 from channels_pg_secrets.errors import ChannelLayerUnavailable
-from channels_pg_secrets.layer import names, statements
+from channels_pg_secrets.layer import connections, names, statements
 from channels_pg_secrets.layer.cipher import Keys, Sealed, cipher_of
 from channels_pg_secrets.layer.item import MAX_INLINE, message_item
 from channels_pg_secrets.layer.node import Node
 from channels_pg_secrets.layer.options import Options
 from channels_pg_secrets.layer.outbox import Outgoing
-from channels_pg_secrets.layer.status import status
+from channels_pg_secrets.layer.status import stats, status
 from channels_pg_secrets.layer.supervisor import STALE
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         Raises:
             ChannelLayerUnavailable: not within ``timeout`` seconds; the old ones are still used.
         """
-        await self._here().reconnected(timeout)
+        await connections.reconnected(self._here(), timeout)
 
     def stats(self) -> dict[str, Any]:
         """Return what this process has counted, and what is connected; connects nothing itself.
@@ -287,7 +287,7 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         The keys are in the reference, "Health". The values are strings, integers, a list of
         strings and ``None``, so that JSON takes them. May be called from any thread.
         """
-        return self._here().stats()
+        return stats(self._here())
 
     def _here(self) -> Node:
         node = self._node

@@ -51,8 +51,6 @@ class Cipher:
     does it. Thread-safe. Names of channels and groups are not encrypted.
     """
 
-    #: There are keys, or none are wanted; else :meth:`load` gets them.
-    ready = True
     #: Where the keys come from, if not from the settings.
     source: CredentialSource | None = None
 
@@ -60,9 +58,9 @@ class Cipher:
         self._fernets = _fernets(keys) if keys else []
 
     @property
-    def active(self) -> bool:
-        """Messages are encrypted."""
-        return bool(self._fernets)
+    def ready(self) -> bool:
+        """There are keys, or none are wanted; else :meth:`load` gets them."""
+        return True
 
     def encrypt(self, data: bytes) -> bytes:
         """Return what may travel."""
@@ -110,12 +108,7 @@ class SourcedCipher(Cipher):
         self._lock = threading.Lock()
 
     @property
-    def active(self) -> bool:
-        """Messages are encrypted, whether or not there is a key already."""
-        return True
-
-    @property
-    def ready(self) -> bool:  # type: ignore[override]
+    def ready(self) -> bool:
         """There is a key."""
         return bool(self._fernets)
 

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
-from channels_pg_secrets.layer import statements
+from channels_pg_secrets.layer import connections, statements
 from channels_pg_secrets.layer.item import MAX_INLINE, answer_item
 from channels_pg_secrets.layer.names import node_name
 from channels_pg_secrets.layer.outbox import Outgoing
@@ -91,7 +91,7 @@ class Inquiries:
         until = time.monotonic() + seconds
         try:
             # They answer to where this process listens, and what comes before that is lost.
-            await self._node.linked()
+            await connections.linked(self._node)
             while True:
                 asked = {node for (node,) in await self._node.request(statements.ASK, *values)}
                 await answers.wait_for(asked, min(_AGAIN, until - time.monotonic()))

@@ -87,7 +87,7 @@ class Node:
         ]
         self.homes = Homes(self)
         self._lock = self.homes.succession.lock
-        self._trouble = Trouble(options.send_timeout)
+        self.trouble = Trouble(options.send_timeout)
         #: Those who wait for the first registration, with the time since when.
         self._unready: deque[tuple[float, asyncio.Future[None]]] = deque()
 
@@ -202,39 +202,6 @@ class Node:
         if home is not None and home.supervisor is not None:
             home.run_soon(home.supervisor.replace)
 
-    async def linked(self) -> None:
-        """Wait until both connections are in use.
-
-        Raises:
-            ChannelLayerUnavailable: not within ``send_timeout``.
-        """
-        await self.ready()
-        await self._opened_since(0.0, self.options.send_timeout)
-
-    async def reconnected(self, seconds: float) -> None:
-        """Move to new connections, and wait until they have taken over.
-
-        Raises:
-            ChannelLayerUnavailable: they have not within so many seconds.
-        """
-        await self.ready()
-        begun = time.monotonic()
-        self.reconnect()
-        await self._opened_since(begun, seconds)
-
-    async def _opened_since(self, begun: float, seconds: float) -> None:
-        """Wait until the connections in use are younger than that."""
-        until = time.monotonic() + seconds
-        while not self._are_opened_since(begun):
-            if time.monotonic() > until:
-                raise self._trouble.error()
-            await asyncio.sleep(0.005)
-
-    def _are_opened_since(self, begun: float) -> bool:
-        home = self.homes.current
-        opened = home.supervisor.opened() if home is not None and home.supervisor else {}
-        return len(opened) == 2 and all(one.opened_at > begun for one in opened.values())
-
     async def leave(self) -> None:
         """Take this node out of the tables, if they can be reached at once."""
         if self.known and self.homes.current is not None:
@@ -285,7 +252,7 @@ class Node:
         self.flushed(epoch)
         self.normal_channels.reconnected()
         with self._lock:
-            self._trouble.permanent = False
+            self.trouble.permanent = False
             ready = [future for _, future in self._unready]
             self._unready.clear()
         settle(ready, None)
@@ -293,7 +260,7 @@ class Node:
     def connected(self, link: str, *, generation: int, moved: bool) -> None:
         """A connection is up."""
         self.health.connected(link, generation, moved=moved)
-        if self._trouble.end() or not moved:
+        if self.trouble.end() or not moved:
             logger.info("The %s is connected (credentials generation %d)", link, generation)
         else:
             logger.info("The %s moved to credentials generation %d", link, generation)
@@ -305,19 +272,19 @@ class Node:
 
     def unreachable(self, link: str, error: Exception, *, permanent: bool) -> None:
         """A connection could not be had; said once for each reason."""
-        if self._trouble.begin(error, permanent=permanent):
+        if self.trouble.begin(error, permanent=permanent):
             logger.warning("The %s cannot connect: %s", link, error)
         # Where it has worked before, what looks like a missing grant may be a role that was just
         # dropped, and the next login is on its way: those who wait go on waiting.
-        if self._trouble.permanent and not self.known:
-            self._fail_late(time.monotonic(), self._trouble.error())
+        if self.trouble.permanent and not self.known:
+            self._fail_late(time.monotonic(), self.trouble.error())
 
     def expire_waiters(self) -> None:
         """Tell those who have waited for longer than ``send_timeout``."""
         waiting = self.outbox.waiting or self.memberships.dirty or self.requests.waiting
         if waiting or self._unready:
             late = time.monotonic() - self.options.send_timeout
-            self._fail_late(late, self._trouble.error())
+            self._fail_late(late, self.trouble.error())
 
     def sweep(self) -> None:
         """Drop what has expired."""
@@ -350,33 +317,6 @@ class Node:
         ]
         return any(not waiter.get_loop().is_closed() for waiter in waiters)
 
-    def stats(self) -> dict[str, Any]:
-        """What is so now, and counters since the start (docs/reference/health.md)."""
-        home = self.homes.current
-        supervisor = home.supervisor if home is not None else None
-        health = self.health
-        return {
-            "prefix": self.options.prefix,
-            "node": self.identity.name,
-            "home": home.kind if home is not None else None,
-            "connected": supervisor.connected if supervisor is not None else [],
-            "generation": max(health.generations.values(), default=0),
-            "channels": len(self.mailboxes),
-            "full_channels": len(self.mailboxes.full),
-            "received_bytes_waiting": self.mailboxes.size,
-            "sent_bytes_waiting": self.outbox.size,
-            "sent": health.sent,
-            "received": health.received,
-            "refused": health.refused,
-            "dropped": sum(health.drops.values()),
-            **{f"dropped_{reason}": count for reason, count in health.drops.items()},
-            "connects": health.connects,
-            "disconnects": health.disconnects,
-            "hand_overs": health.hand_overs,
-            "rotations": health.rotations,
-            "replayed": health.replays,
-        }
-
     # How ----------------------------------------------------------------------------------
 
     def _acknowledge(self, node: int, token: str) -> None:
@@ -395,7 +335,7 @@ class Node:
             if self.homes.closed:
                 future.set_exception(_closed())
             elif time.monotonic() > until:
-                future.set_exception(self._trouble.error())
+                future.set_exception(self.trouble.error())
             else:
                 self.attach().kick()
                 looks[:] = [loop.call_later(STUCK, look)]
@@ -407,8 +347,8 @@ class Node:
             looks[0].cancel()
 
     def _fail_if_permanent(self) -> None:
-        if self._trouble.permanent and not self.known:
-            raise self._trouble.error()
+        if self.trouble.permanent and not self.known:
+            raise self.trouble.error()
 
     def _fail_late(self, before: float, error: ChannelLayerUnavailable) -> None:
         self.outbox.fail_late(before, error)

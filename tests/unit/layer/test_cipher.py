@@ -20,7 +20,7 @@ from pg_secrets.testing.adapter import ScriptedAdapter
 def test_without_keys_bytes_pass_through(keys: Any) -> None:
     """No keys, no change."""
     cipher = Cipher(keys)
-    assert not cipher.active
+    assert cipher.ready
     assert cipher.encrypt(b"data") == cipher.decrypt(b"data") == b"data"
 
 
@@ -70,11 +70,11 @@ def store(*passwords: str) -> tuple[ScriptedAdapter, SourcedCipher]:
 async def test_keys_from_a_store_are_fetched_once() -> None:
     """With the first message that needs one; afterwards they come from memory."""
     adapter, cipher = store("new")
-    assert cipher.active
+    before = cipher.ready
     with pytest.raises(ChannelLayerUnavailable):
         cipher.encrypt(b"data")
     await cipher.load()
-    assert cipher.ready
+    assert (before, cipher.ready) == (False, True)
     assert Cipher(["new"]).decrypt(cipher.encrypt(b"data")) == b"data"
     assert adapter.fetches == 1
 
