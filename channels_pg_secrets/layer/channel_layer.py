@@ -115,7 +115,7 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """
         node = self._node or self._here()
         mailboxes = node.mailboxes
-        own = channel in mailboxes or self._owns(node, channel)
+        own = (type(channel) is str and channel in mailboxes) or self._owns(node, channel)
         while True:
             body = mailboxes.take(channel) if own else await self._claimed(node, channel)
             if body is None:
