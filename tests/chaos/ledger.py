@@ -7,9 +7,9 @@ share a destination are owed no order: what one of them claims and gives back co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 #: Sender and destination.
 Stream = tuple[str, str]
@@ -56,6 +56,15 @@ class Deliveries:
         return None
 
 
+class Repeat(NamedTuple):
+    """One message that came again: who got it first, and who again, so long after it was sent."""
+
+    stream: Stream
+    number: int
+    first: tuple[str, float]
+    again: tuple[str, float]
+
+
 @dataclass(frozen=True)
 class Balance:
     """How a run ended. ``gap``: the longest time in seconds without a message at a receiver."""
@@ -90,7 +99,7 @@ class Ledger:
             refused=sum(len(sent.refused) for sent in self.sent.values()),
             delivered=len(received),
             lost=sum(len(self.missing(stream)) for stream in self.sent),
-            duplicated=sum(self._repeated()),
+            duplicated=len(self.repeated()),
             disordered=sum(len(each.out_of_order()) for each in self.deliveries if not each.shared),
             unknown=sum(self._unknown(each) for each in self.deliveries),
             gap=max((_gap(times) for times in self._times().values()), default=0.0),
@@ -112,10 +121,24 @@ class Ledger:
                 found.setdefault("any" if each.shared else each.receiver, []).extend(each.numbers)
         return found or {"nobody": []}
 
-    def _repeated(self) -> Iterator[int]:
-        for stream in {each.stream for each in self.deliveries}:
-            for numbers in self._received(stream).values():
-                yield len(numbers) - len(set(numbers))
+    def repeated(self) -> list[Repeat]:
+        """Return what came more than once, one for each time but the first."""
+        first: dict[tuple[Stream, str, int], tuple[str, float]] = {}
+        repeats = []
+        arrivals = [
+            (came, sent, number, each)
+            for each in self.deliveries
+            for number, sent, came in zip(each.numbers, each.sent_at, each.received_at, strict=True)
+        ]
+        for came, sent, number, each in sorted(arrivals, key=lambda arrival: arrival[0]):
+            key = (each.stream, "any" if each.shared else each.receiver, number)
+            if key not in first:
+                first[key] = each.receiver, came - sent
+            else:
+                repeats.append(
+                    Repeat(each.stream, number, first[key], (each.receiver, came - sent))
+                )
+        return repeats
 
     def _unknown(self, each: Deliveries) -> int:
         count = self.sent[each.stream].count if each.stream in self.sent else 0

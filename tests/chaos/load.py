@@ -319,7 +319,7 @@ class Load:
         if not balance.clean:
             wrong.append(
                 f"{balance}, {dropped} dropped; missing: {self._missing()};"
-                f" out of order: {self._disordered()}"
+                f" twice: {self.ledger.repeated()[:20]}; out of order: {self._disordered()}"
             )
         if balance.refused > limits.refused:
             wrong.append(f"{balance.refused} sends were refused, at most {limits.refused} expected")

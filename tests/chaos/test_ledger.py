@@ -16,7 +16,7 @@ def ledger(numbers: list[int], *, shared: bool = False, refused: set[int] | None
     made = Ledger()
     made.sent[STREAM] = Sent(10, refused or set())
     times = [float(at) for at in range(len(numbers))]
-    made.deliveries.append(Deliveries(STREAM, "r", numbers, times, times, shared))
+    made.deliveries.append(Deliveries(STREAM, "r", numbers, times, list(times), shared))
     return made
 
 
@@ -71,6 +71,9 @@ def test_receivers_that_share_are_owed_each_message_once() -> None:
     made.deliveries.append(Deliveries(STREAM, "s", [3, 4, 5, 6, 7, 8], [0.0] * 6, [0.0] * 6, True))
     balance = made.balance()
     assert (balance.lost, balance.duplicated) == (1, 1)
+    (repeat,) = made.repeated()
+    assert (repeat.stream, repeat.number) == (STREAM, 3)
+    assert {repeat.first[0], repeat.again[0]} == {"r", "s"}
 
 
 def test_receivers_that_share_are_owed_no_order() -> None:
@@ -97,7 +100,8 @@ def test_the_gap_is_the_longest_silence() -> None:
     """The gap of one message a second is two seconds when one is missing."""
     made = ledger(list(range(9)))
     assert made.balance().gap == 1.0
-    del made.deliveries[0].received_at[4]
+    one = made.deliveries[0]
+    del one.numbers[4], one.sent_at[4], one.received_at[4]
     assert made.balance().gap == 2.0
 
 
