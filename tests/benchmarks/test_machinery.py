@@ -126,6 +126,28 @@ def test_the_report_of_a_run_has_the_promised_shape(tmp_path: Path) -> None:
     assert "| `ping_pong`, µs |" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("round_trip.py", "--rounds", "20"), ("statement_times.py", "--rounds", "2", "--calls", "3")],
+    ids=lambda command: command[0],
+)
+@pytest.mark.long
+def test_what_looks_closer_gives_figures(command: tuple[str, ...]) -> None:
+    """The commands that show where time goes print microseconds for each of their parts."""
+    script = COMPARE.with_name(command[0])
+    done = subprocess.run(
+        [sys.executable, str(script), *command[1:], "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    times = [one["lowest"] if isinstance(one, dict) else one for one in found.values()]
+    assert len(times) == 6
+    assert min(times) > 0
+
+
 def test_there_is_a_workload_for_each_goal() -> None:
     """Each goal is about rows that some workload gives."""
     for goal in GOALS:
