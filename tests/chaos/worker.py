@@ -186,6 +186,10 @@ class Worker:
         """Return the id of the layer's node."""
         return str(self.layer.stats()["node"])
 
+    def home(self) -> str:
+        """Return where the layer's connections live."""
+        return str(self.layer.stats()["home"])
+
     def connections(self) -> int:
         """Return how many of the layer's two connections are up."""
         return len(self.layer.stats()["connected"])
