@@ -210,7 +210,9 @@ class Load:
         """Wait until processes that only send have moved to the loop that does, if they will."""
         until = time.monotonic() + HOME
         for name in self.members:
-            while await self("home", name) == "private" and time.monotonic() < until:
+            while await self("home", name) == "private":
+                if time.monotonic() > until:
+                    return
                 await asyncio.sleep(0.02)
 
     async def strike(self, fault: Strike, times: int) -> None:
