@@ -10,6 +10,7 @@ from typing import Any
 from channels_pg_secrets.blocking import blocking
 from channels_pg_secrets.engines import PostgresEngine
 from channels_pg_secrets.layer.channel_layer import PostgresChannelLayer
+from channels_pg_secrets.management.login import age, in_words
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _with_layer(
 
 def describe_status(one: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of one process's answer to "status"."""
-    yield f"{_named(one)}, up {_age(one['age'])}" if "age" in one else _named(one)
+    yield f"{_named(one)}, up {age(one['age'])}" if "age" in one else _named(one)
     if "too_long" in one:
         yield f"  its answer of {one['too_long']} bytes is too long to be sent"
         return
@@ -86,13 +87,13 @@ def describe_status(one: dict[str, Any]) -> Iterator[str]:
     if held is None:
         yield "  login      in the settings"
     else:
-        yield f"  login      {_login(held)}"
+        yield f"  login      {in_words(held)}"
         if held["last_error"]:
             yield f"             the store's last answer: {held['last_error']}"
     for opened in one["connections"]:
         yield (
             f"  {opened['connection']:10} as {opened['user']}, generation {opened['generation']},"
-            f" to {opened['server']}, for {_age(opened['age'])}"
+            f" to {opened['server']}, for {age(opened['age'])}"
         )
     if one["connections"]:
         for place, keys in _by_place(one["connections"][0]["parameters"]).items():
@@ -121,28 +122,8 @@ def _named(one: dict[str, Any]) -> str:
     return f"{one['host']}, process {one['pid']} ({one.get('program', '')}), node {one['node']}"
 
 
-def _login(held: dict[str, Any]) -> str:
-    if held["generation"] == 0:
-        return f"from {held['adapter']!r}, which gave none"
-    left = held["expires_in"]
-    parts = [
-        f"from {held['adapter']!r}: generation {held['generation']}",
-        f"version {held['version']}" if held["version"] else "",
-        f"user {held['user']}" if held["user"] else "",
-        f"fetched {_age(held['age'])} ago",
-        "no end of its own" if left is None else f"ends in {_age(left)}",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
 def _by_place(parameters: dict[str, str]) -> dict[str, list[str]]:
     places: dict[str, list[str]] = {}
     for key, place in parameters.items():
         places.setdefault(place.partition("[")[0], []).append(key)
     return places
-
-
-def _age(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -10,6 +10,7 @@ from django.core import checks
 
 from channels_pg_secrets.engines import PostgresEngine
 from channels_pg_secrets.layer.status import described
+from channels_pg_secrets.management.login import in_words
 from channels_pg_secrets.readiness import Step, examine
 
 
@@ -64,13 +65,7 @@ class Report:
         held = self.credentials
         if held is None:
             return ["The login stands in the settings."]
-        if held["generation"] == 0:
-            return [f"The login comes from {held['adapter']!r}, which gave none."]
-        left = held["expires_in"]
-        ends = "has no end of its own" if left is None else f"ends in {left:.0f} s"
-        version = f", version {held['version']}" if held["version"] else ""
-        user = held["user"] or "of the settings"
-        return [f"The login comes from {held['adapter']!r}: user {user}{version}; it {ends}."]
+        return [f"The login comes {in_words(held)}."]
 
 
 def report(engine: PostgresEngine, layer: str | None, *, rights: bool = True) -> Report:

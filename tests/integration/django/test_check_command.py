@@ -41,7 +41,7 @@ def test_a_layer_that_is_ready(database: FreshDatabase, tmp_path: Path) -> None:
     code, text = run(config)
     assert code == 0
     assert "'default': ready" in text
-    assert f"comes from 'files': user {login.user}" in text
+    assert f"comes from 'files': generation 1, user {login.user}" in text
     code, printed = run(config, "--json")
     found = json.loads(printed)
     assert code == 0
