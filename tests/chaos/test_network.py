@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from channels_pg_secrets.layer.supervisor import ANSWER_TIMEOUT
+from channels_pg_secrets.layer.supervisor import ANSWER_TIMEOUT, HEARTBEAT
 from pg_secrets.testing.proxy import FaultProxy
 from tests.chaos.load import Limits
 from tests.chaos.servers import PgBouncer
@@ -88,6 +89,11 @@ async def test_a_black_hole(chaos: Chaos, proxies: dict[str, FaultProxy]) -> Non
     """Connections are silent for ever, and new ones for a while: they are given up in time."""
 
     async def strike() -> None:
+        # A listener on which nothing arrives learns by its probe that it was lost, later than others.
+        until = time.monotonic() + ANSWER_TIMEOUT + 2 * HEARTBEAT
+        while any(proxy.taken < 2 for proxy in proxies.values()):
+            assert time.monotonic() < until, "a process has not found all its connections lost"
+            await asyncio.sleep(0.05)
         for proxy in proxies.values():
             assert proxy.swallow() >= 2
         await asyncio.sleep(LASTS)

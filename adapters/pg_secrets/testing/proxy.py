@@ -63,6 +63,12 @@ class FaultProxy:
         """Take new connections again, after :meth:`refuse`."""
         self._listen()
 
+    @property
+    def taken(self) -> int:
+        """How many connections were made since the last fault that met all of them."""
+        with self._lock:
+            return len(self._pairs)
+
     def swallow(self) -> int:
         """Be a black hole: what is sent is lost, and nobody is told.
 
