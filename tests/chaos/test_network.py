@@ -89,7 +89,7 @@ async def test_a_black_hole(chaos: Chaos, proxies: dict[str, FaultProxy]) -> Non
     """Connections are silent for ever, and new ones for a while: they are given up in time."""
 
     async def strike() -> None:
-        # A listener on which nothing arrives learns by its probe that it was lost, later than others.
+        # A listener on which nothing arrives learns by its probe that it is lost, after others.
         until = time.monotonic() + ANSWER_TIMEOUT + 2 * HEARTBEAT
         while any(proxy.taken < 2 for proxy in proxies.values()):
             assert time.monotonic() < until, "a process has not found all its connections lost"
