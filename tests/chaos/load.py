@@ -153,7 +153,10 @@ class Load:
             for destination in shape.destinations:
                 await self.send(name, destination, shape.interval)
         await self.flowing()
+        # Before anything is counted: a move is a reconnect, and is logged as one.
         await self.at_home()
+        await self.whole()
+        await self.flowing()
         for name in self.members:
             await self("mark", name)
 
