@@ -429,19 +429,17 @@ async def test_a_loop_that_goes_on_sending_becomes_home(
 
 
 async def test_loops_that_do_not_last_are_tried_for_longer(
-    layers: Layers, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+    layers: Layers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where asyncio.run is used again and again, the private loop soon stays home."""
     monkeypatch.setattr(homes, "FIRST_TRIAL", 0.05)
-    monkeypatch.setattr(candidate, "LOOK", 0.05)
-    layer = layers()
+    layer = layers(capacity=10_000)
 
     async def task() -> str:
-        await layer.send("work", {"type": "test"})
-        for _ in range(30):
-            await asyncio.sleep(0.01)
-            if layer.stats()["home"] == "sender":
-                break
+        until = time.monotonic() + 0.75
+        while time.monotonic() < until and layer.stats()["home"] != "sender":
+            await layer.send("work", {"type": "test"})
+            await asyncio.sleep(0.02)
         return str(layer.stats()["home"])
 
     # 0.05, 0.2 and then 0.8 seconds: more than such a task takes.
