@@ -100,13 +100,7 @@ async def _take_part(database: dict[str, Any], rounds: int, *, begins: bool) -> 
 def measure(rounds: int) -> dict[str, float]:
     """Return the median of each part, of the answer, and of the whole, in microseconds."""
     with PostgresServer() as server:
-        database = {
-            "NAME": "postgres",
-            "HOST": server.host,
-            "PORT": server.port,
-            "USER": server.superuser,
-            "PASSWORD": server.password,
-        }
+        database = settings.database(server)
         settings.configure(database)
         settings.migrate()
         first, second = (_start(database, rounds, part) for part in ("first", "second"))

@@ -129,13 +129,7 @@ class Servers:
         return found
 
     def _database(self, name: str) -> dict[str, Any]:
-        return {
-            "NAME": name,
-            "HOST": self._postgres.host,
-            "PORT": self._postgres.port,
-            "USER": self._postgres.superuser,
-            "PASSWORD": self._postgres.password,
-        }
+        return settings.database(self._postgres, name)
 
     def _prepare_roles(self) -> None:
         self.execute(f"CREATE ROLE {RUNTIME} NOLOGIN")

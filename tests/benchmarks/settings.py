@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
 from django.conf import settings
 from django.core.management import call_command
 
+if TYPE_CHECKING:
+    from pg_secrets.testing.postgres import PostgresServer
 
-def configure(database: dict[str, Any]) -> None:
+
+def configure(place: dict[str, Any]) -> None:
     """Set Django up; without a database for those who never ask it for one."""
-    alias = {"ENGINE": "django.db.backends.postgresql", **database} if database else {}
+    alias = {"ENGINE": "django.db.backends.postgresql", **place} if place else {}
     apps = ["channels", "channels_pg_secrets"]
     if find_spec("channels_postgres"):
         apps.append("channels_postgres")
@@ -23,6 +26,17 @@ def configure(database: dict[str, Any]) -> None:
         LOGGING_CONFIG=None,
     )
     django.setup()
+
+
+def database(server: PostgresServer, name: str = "postgres") -> dict[str, Any]:
+    """Return the settings of a database of a server, as its superuser."""
+    return {
+        "NAME": name,
+        "HOST": server.host,
+        "PORT": server.port,
+        "USER": server.superuser,
+        "PASSWORD": server.password,
+    }
 
 
 def migrate() -> None:

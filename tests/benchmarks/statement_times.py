@@ -100,14 +100,7 @@ class Session:
 def measure(rounds: int, calls: int) -> dict[str, dict[str, float]]:
     """Return the median and the lowest of the rounds for each statement, in microseconds."""
     with PostgresServer() as server:
-        database = {
-            "NAME": "postgres",
-            "HOST": server.host,
-            "PORT": server.port,
-            "USER": server.superuser,
-            "PASSWORD": server.password,
-        }
-        settings.configure(database)
+        settings.configure(settings.database(server))
         settings.migrate()
         with psycopg.connect(
             host=server.host,
