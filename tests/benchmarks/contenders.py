@@ -9,7 +9,7 @@ from typing import Any
 
 from channels.layers import BaseChannelLayer, InMemoryChannelLayer
 
-from tests.benchmarks.floors import BareNotify, BareRow
+from tests.benchmarks.floors import BareFrame, BareNotify, BareRow
 
 #: No layer may refuse or drop a message for capacity while it is measured.
 CAPACITY = 1_000_000
@@ -23,8 +23,9 @@ NAMES = (
     "memory",
     "floor",
     "floor_row",
+    "floor_frame",
 )
-FLOORS = ("floor", "floor_row")
+FLOORS = ("floor", "floor_row", "floor_frame")
 PACKAGES = {
     "channels_postgres": "channels_postgres",
     "channels_redis": "channels_redis",
@@ -63,6 +64,7 @@ def build(name: str, place: dict[str, Any]) -> BaseChannelLayer:
         "memory": lambda place: InMemoryChannelLayer(capacity=CAPACITY),
         "floor": lambda place: BareNotify(place["database"]),
         "floor_row": lambda place: BareRow(place["database"]),
+        "floor_frame": lambda place: BareFrame(place["database"]),
     }
     return builders[name](place)
 

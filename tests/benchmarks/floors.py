@@ -12,7 +12,14 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
+from channels_pg_secrets.engines.serialization import deserialize, serialize
+from channels_pg_secrets.layer import statements
+from channels_pg_secrets.layer.identity import Identity
+from channels_pg_secrets.layer.item import FrameKey, decode_item, message_item
+
 _PROBE = "probe"
+#: A channel's name as long as one of ours.
+_CHANNEL = "specific.0123456789abcdef!0123456789ab"
 
 
 class BareNotify:
@@ -62,7 +69,7 @@ class BareRow:
         self._numbers = itertools.count()
         self._sent: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._payloads: deque[str] = deque()
+        self._payloads: deque[bytes] = deque()
         self._open: list[psycopg.Connection[Any]] = []
 
     async def new_channel(self, prefix: str = "specific") -> str:
@@ -79,18 +86,25 @@ class BareRow:
             self._sender = self._prepared()
         number = str(next(self._numbers)).encode()
         payload = (message["padding"] or _PROBE).encode()
-        self._sent = asyncio.get_running_loop().create_future()
         self._sender.send_query_prepared(b"send", [channel.encode(), number, payload])
-        self._sender.flush()
-        await self._sent
+        await self._answer()
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Wait for the next notification."""
+        payload = (await self._notification()).decode()
+        return {"padding": payload} if payload != _PROBE else {"padding": "", "probe": True}
+
+    async def _answer(self) -> None:
+        assert self._sender is not None
+        self._sent = asyncio.get_running_loop().create_future()
+        self._sender.flush()
+        await self._sent
+
+    async def _notification(self) -> bytes:
         if not self._payloads:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
-        payload = self._payloads.popleft()
-        return {"padding": payload} if payload != _PROBE else {"padding": "", "probe": True}
+        return self._payloads.popleft()
 
     def _connect(self) -> psycopg.Connection[Any]:
         connection = psycopg.connect(**self._params, autocommit=True)
@@ -131,9 +145,75 @@ class BareRow:
     def _heard(self, pgconn: pq.abc.PGconn) -> None:
         pgconn.consume_input()
         while (notification := pgconn.notifies()) is not None:
-            self._payloads.append(notification.extra.decode())
+            self._payloads.append(notification.extra)
         if self._payloads and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+class BareFrame(BareRow):
+    """The same with what our promises take: our SQL function, HMAC and encoding; still no layer.
+
+    No name is checked, nothing is queued, deduplicated or replayed, and nobody looks after the
+    connections. What our layer takes beyond this is Python of its own.
+    """
+
+    def __init__(self, database: dict[str, Any]) -> None:
+        super().__init__(database)
+        self._here = Identity("floor")
+        #: By name of the channel here, of whoever listens: the node, its channel and its key.
+        self._peers: dict[str, tuple[int, bytes, FrameKey]] = {}
+
+    async def new_channel(self, prefix: str = "specific") -> str:
+        """Listen as a node of the layer does; the name holds all that a sender must know."""
+        connection = self._connect()
+        connection.execute(f'LISTEN "{self._here.notify_channel}"')
+        self._watch(connection.pgconn, self._heard)
+        self._register(connection)
+        inner, outer = self._here.key.pads()
+        return f"{self._here.node}!{self._here.notify_channel}!{inner.hex()}!{outer.hex()}"
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        """Seal the message and publish it."""
+        if self._sender is None:
+            self._sender = self._prepared()
+        node, name, key = self._peers.get(channel) or self._met(channel)
+        number, us = next(self._numbers), self._here
+        item = message_item("c", _CHANNEL, serialize(message))
+        head = key.seal(us.node, number, item)
+        sent = (us.node, us.incarnation, number)
+        statement = statements.PUBLISH_FRAME
+        values = statement.encode((*sent, node, item, name, head, 60.0, None))
+        self._sender.send_query_prepared(statement.name, values, statement.formats, 1)
+        await self._answer()
+
+    async def receive(self, channel: str) -> dict[str, Any]:
+        """Wait for the next message, and see that it is authentic."""
+        frame = self._here.key.open(await self._notification())
+        body = decode_item(frame.items).body
+        assert body is not None
+        return deserialize(body)
+
+    def _met(self, channel: str) -> tuple[int, bytes, FrameKey]:
+        node, name, *pads = channel.split("!")
+        self._peers[channel] = int(node), name.encode(), FrameKey(*map(bytes.fromhex, pads))
+        return self._peers[channel]
+
+    def _register(self, connection: psycopg.Connection[Any]) -> None:
+        statement, us = statements.REGISTER, self._here
+        values = statement.encode((us.prefix, us.node, us.notify_channel, *us.key.pads(), 60.0))
+        found = connection.pgconn.exec_params(
+            statement.sql, values, None, statement.formats, 1
+        ).get_value(0, 0)
+        assert found is not None
+        us.incarnation = statements.int8(found)
+
+    def _prepared(self) -> pq.abc.PGconn:
+        connection = self._connect()
+        if not self._here.incarnation:
+            self._register(connection)
+        connection.pgconn.prepare(statements.PUBLISH_FRAME.name, statements.PUBLISH_FRAME.sql)
+        self._watch(connection.pgconn, self._answered)
+        return connection.pgconn
 
 
 def _params(database: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ Row = dict[str, Any]
 _COLOURS = dict(
     zip(
         NAMES,
-        ("#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#009E73", "#7F7F7F", "#000000"),
+        ("#0072B2", "#E69F00", "#D55E00", "#CC79A7", "#009E73", "#7F7F7F", "#000000", "#56B4E9"),
         strict=True,
     )
 )
@@ -27,7 +27,7 @@ _GROWTH = {
     "processes connected": "Median time to another process and back, by processes connected",
     "processes": "Deliveries per second to a group of 960, by processes they are spread over",
 }
-_MARKERS = dict(zip(NAMES, "osD^vx+", strict=True))
+_MARKERS = dict(zip(NAMES, "osD^vx+*", strict=True))
 
 
 def draw(rows: Sequence[Row], folder: Path) -> list[Path]:

@@ -154,7 +154,7 @@ async def contest(
         await asyncio.gather(*(contestant.prepare(make_team) for contestant in contestants))
         for point in points:
             await asyncio.gather(*(contestant.grow(point) for contestant in contestants))
-            repetitions = contestants[0].workload.repetitions or scale.repetitions
+            repetitions = contestants[0].workload.repetitions
             begun = time.monotonic()
             for turn in range(repetitions):
                 if turn and scale.share is not None and time.monotonic() - begun > scale.share:

@@ -55,8 +55,6 @@ class Workload:
     #: Whether the bare floor can stand in for a layer.
     floor: ClassVar[bool] = False
     processes: ClassVar[int] = 2
-    #: How many repetitions it takes of those wanted; None for all.
-    repetitions: ClassVar[int | None] = None
 
     def __init__(self, name: str, servers: Servers | None, scale: Scale) -> None:
         self.name = name
@@ -74,6 +72,11 @@ class Workload:
     def place(self) -> dict[str, Any]:
         """Where this layer works."""
         return self.places_made[0] if self.places_made else {}
+
+    @property
+    def repetitions(self) -> int:
+        """How often it is measured."""
+        return self.scale.repetitions
 
     def places(self) -> list[dict[str, Any]]:
         """Return the place of each process: by default all share one."""

@@ -182,13 +182,16 @@ class Tables(Workload):
         "channels_redis": "cannot: it has no tables, all is in the server's memory",
         "channels_redis_pubsub": "cannot: it has no tables, and stores no message",
     }
-    #: The databases of one run stand for its repetitions: waiting for each in turn takes too long.
-    repetitions = 1
     _messages = 200_000
     _query = (
         "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c"
         " WHERE c.relkind = 'r' AND c.relname LIKE %s"
     )
+
+    @property
+    def repetitions(self) -> int:
+        """The databases of one run stand for them: waiting for each in turn takes too long."""
+        return 1
 
     @property
     def databases(self) -> int:
