@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psycopg
 
 from channels_pg_secrets.errors import LayerMisconfigured
 from channels_pg_secrets.layer import statements
+from channels_pg_secrets.layer.link import LAST_DELAY, Link, delay
 from channels_pg_secrets.layer.listener import Listener
 from channels_pg_secrets.layer.publisher import TRANSIENT, Publisher, not_granted, not_installed
 from channels_pg_secrets.layer.registration import Registration
@@ -42,32 +41,8 @@ HEARTBEAT = 5.0
 STALE = 45.0
 #: Seconds a request may go unanswered before the connection is given up.
 ANSWER_TIMEOUT = 10.0
-#: Seconds a connection lives at most, whatever the lease.
-MAX_AGE = 3600.0
-#: Seconds between attempts to connect: the first, and the longest.
-FIRST_DELAY, LAST_DELAY = 0.05, 0.5
 #: Errors that waiting does not mend: whoever waits is told at once.
 _PERMANENT = (LayerMisconfigured, AdapterMisconfigured, AdapterNotInstalled)
-
-
-@dataclass(eq=False)
-class Link:
-    """One of the two connections: which it is, and when to try again."""
-
-    name: str
-    wire: Wire | None = None
-    task: asyncio.Task[None] | None = None
-    max_age: float = MAX_AGE
-    replace: bool = False
-    retry_at: float = 0.0
-    failures: int = 0
-    #: The credentials' generation when a login was refused, if that is why it is waited.
-    refused: int | None = None
-
-    @property
-    def up(self) -> bool:
-        """The connection is there."""
-        return self.wire is not None and self.wire.lost is None
 
 
 class Supervisor:
@@ -108,8 +83,9 @@ class Supervisor:
     @property
     def replacing(self) -> bool:
         """A connection that is up is to be replaced: whether another can be had is not known."""
+        generation = self._generation
         return any(
-            link.up and (link.task is not None or self._wanted(link)) for link in self._links
+            link.up and (link.task is not None or link.wants(generation)) for link in self._links
         )
 
     def replace(self) -> None:
@@ -150,11 +126,12 @@ class Supervisor:
 
     def _look(self) -> None:
         self.ticked = now = time.monotonic()
+        generation = self._generation
         for link in self._links:
             if link.wire is not None and link.wire.overdue(ANSWER_TIMEOUT):
                 link.wire.abandon(WireLost(f"no answer within {ANSWER_TIMEOUT:g} seconds"))
-            due = now >= link.retry_at or self._has_another_login(link)
-            if link.task is None and due and self._wanted(link) and not self._can_wait(link):
+            wanted = link.task is None and link.wants(generation) and link.due(generation)
+            if wanted and not self._can_wait(link):
                 link.task = self._loop.create_task(self._open(link))
                 link.task.add_done_callback(self._opened(link))
         if now >= self._next_heartbeat:
@@ -163,24 +140,15 @@ class Supervisor:
         self._node.expire_waiters()
         self._node.health.send()
 
-    def _wanted(self, link: Link) -> bool:
-        """The link needs another connection."""
-        if not link.up or link.replace:
-            return True
-        assert link.wire is not None  # noqa: S101  (it is up)
-        opened, source = link.wire.opened, self._engine.source
-        if source is not None and source.generation > opened.generation:
-            return True
-        return time.monotonic() - opened.opened_at > link.max_age
+    @property
+    def _generation(self) -> int | None:
+        """The credentials' generation; None where they do not change."""
+        source = self._engine.source
+        return source.generation if source is not None else None
 
     def _can_wait(self, link: Link) -> bool:
         """One moves after the other: two logins at once would hold up twice the messages."""
         return link.up and any(other.task is not None for other in self._links)
-
-    def _has_another_login(self, link: Link) -> bool:
-        """What the server refused is left alone for a while; what has come since need not be."""
-        source = self._engine.source
-        return source is not None and link.refused is not None and source.generation > link.refused
 
     def _opened(self, link: Link) -> Callable[[asyncio.Task[None]], None]:
         def done(task: asyncio.Task[None]) -> None:
@@ -192,8 +160,7 @@ class Supervisor:
 
     async def _open(self, link: Link) -> None:
         was_up = link.up
-        link.replace = False
-        link.refused = None
+        link.begin()
         try:
             opened = await self._engine.open_connection(listener=link is self._listening)
             if not self._tenure.current:
@@ -205,9 +172,7 @@ class Supervisor:
             self._failed(link, error)
             return
         lease = opened.credentials.lease if opened.credentials else None
-        age = min(MAX_AGE, 0.9 * lease.duration) if lease and lease.duration else MAX_AGE
-        link.max_age = age * random.uniform(0.9, 1.0)  # noqa: S311
-        link.failures = 0
+        link.succeeded(lease.duration if lease else None)
         self._node.connected(link.name, generation=opened.generation, moved=was_up)
 
     async def _take(self, link: Link, opened: OpenedConnection) -> None:
@@ -318,7 +283,7 @@ class Supervisor:
         if not state.startswith(TRANSIENT):
             self._rights_lost(error)
         elif self._listening.wire is not None:
-            self._listening.retry_at = time.monotonic() + LAST_DELAY * random.uniform(0.5, 1.0)  # noqa: S311
+            self._listening.wait(LAST_DELAY)
             self._listening.wire.abandon(WireLost(str(error)))
 
     def _missed(self) -> None:
@@ -340,10 +305,10 @@ class Supervisor:
         # A grant that is missing is missing on the next session too.
         young = any(now - at < HEARTBEAT for at in opened)
         self._refusals = self._refusals + 1 if young else 0
-        delay = min(LAST_DELAY, FIRST_DELAY * 2 ** min(self._refusals, 20)) if young else 0.0
+        pause = delay(self._refusals) if young else 0.0
         for link in self._links:
             if link.wire is not None and link.up:
-                link.retry_at = now + delay * random.uniform(0.5, 1.0)  # noqa: S311
+                link.wait(pause)
                 if source is not None and link.wire.opened.credentials is not None:
                     source.rejected(link.wire.opened.credentials, state)
                 link.wire.abandon(WireLost(str(error)))
@@ -360,14 +325,10 @@ class Supervisor:
         return lost
 
     def _failed(self, link: Link, error: Exception) -> None:
-        now = time.monotonic()
-        delay = min(LAST_DELAY, FIRST_DELAY * 2**link.failures)
-        link.failures = min(link.failures + 1, 20)
         if isinstance(error, LoginRejected) and error.retry_after:
-            delay = max(delay, error.retry_after)
-            link.refused = self._engine.source.generation if self._engine.source else None
-        link.retry_at = now + delay * random.uniform(0.5, 1.0)  # noqa: S311
-        link.replace = link.up  # what it was to be replaced for has not changed
+            link.failed(at_least=error.retry_after, refused=self._generation)
+        else:
+            link.failed()
         reason = _explained(error)
         self._node.unreachable(link.name, reason, permanent=isinstance(reason, _PERMANENT))
         expected = (psycopg.Error, CredentialsError, OSError, *_PERMANENT)

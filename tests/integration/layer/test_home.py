@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from asgiref.sync import async_to_sync
 
-from channels_pg_secrets.layer import candidate, homes, supervisor
+from channels_pg_secrets.layer import candidate, homes, link
 
 if TYPE_CHECKING:
     from tests.integration.layer.conftest import Layers
@@ -377,7 +377,7 @@ async def test_no_caller_waits_for_ever(
     layers: Layers, loops: Callable[[], Loop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the database away, every call from any loop ends within send_timeout and a little."""
-    monkeypatch.setattr(supervisor, "FIRST_DELAY", 0.2)
+    monkeypatch.setattr(link, "FIRST_DELAY", 0.2)
     from channels_pg_secrets.engines import PostgresEngine
     from channels_pg_secrets.errors import ChannelLayerUnavailable
 
