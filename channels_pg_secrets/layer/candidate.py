@@ -22,7 +22,7 @@ class Candidate:
     """One loop on trial: ``elected`` is called, there, when it has run on for ``trial`` seconds.
 
     ``dropped`` is called instead when its turns come late: it runs now and then, or computes.
-    Neither is called where the loop ends before that.
+    Neither is called where the loop ends before that, or nobody is ``wanted`` any more.
     """
 
     def __init__(
@@ -31,11 +31,13 @@ class Candidate:
         trial: float,
         elected: Callable[[], None],
         dropped: Callable[[], None],
+        wanted: Callable[[], bool],
     ) -> None:
         self._loop = loop
         self._until = loop.time() + trial
         self._elected = elected
         self._dropped = dropped
+        self._wanted = wanted
         self._expect()
 
     def _expect(self) -> None:
@@ -43,6 +45,8 @@ class Candidate:
         self._loop.call_at(self._due, self._look)
 
     def _look(self) -> None:
+        if not self._wanted():
+            return
         now = self._loop.time()
         if now > self._due + LOOK:
             self._dropped()

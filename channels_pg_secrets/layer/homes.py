@@ -67,8 +67,13 @@ class Homes:
                 loop.call_later(SETTLED, self._move_to_receiver, home, loop)
             elif home.private and not receiving and not home.tried:
                 home.tried = True
-                elected = functools.partial(self._move_to_sender, home, loop)
-                Candidate(loop, self._trial, elected, functools.partial(_drop_sender, home))
+                Candidate(
+                    loop,
+                    self._trial,
+                    elected=functools.partial(self._move_to_sender, home, loop),
+                    dropped=functools.partial(_drop_sender, home),
+                    wanted=lambda: self.current is home,
+                )
         return home
 
     def kick(self) -> None:

@@ -38,7 +38,7 @@ def loop() -> SteppedLoop:
     return SteppedLoop()
 
 
-def tried(loop: SteppedLoop, trial: float) -> list[str]:
+def tried(loop: SteppedLoop, trial: float, wanted: Callable[[], bool] = lambda: True) -> list[str]:
     """Begin a trial; return what it comes to."""
     outcome: list[str] = []
     Candidate(
@@ -46,6 +46,7 @@ def tried(loop: SteppedLoop, trial: float) -> list[str]:
         trial,
         lambda: outcome.append("elected"),
         lambda: outcome.append("dropped"),
+        wanted,
     )
     return outcome
 
@@ -75,3 +76,15 @@ def test_a_loop_that_ends_hears_nothing(loop: SteppedLoop) -> None:
     loop.step()
     assert outcome == []
     assert len(loop.timers) == 1
+
+
+def test_a_trial_ends_when_home_has_moved_elsewhere(loop: SteppedLoop) -> None:
+    """Where nobody is wanted any more, nothing comes of it, and nothing more is looked at."""
+    wanted = [True]
+    outcome = tried(loop, 3600.0, lambda: wanted[0])
+    loop.step()
+    assert loop.timers
+    wanted[0] = False
+    loop.step()
+    assert outcome == []
+    assert loop.timers == []
