@@ -38,10 +38,7 @@ pytestmark = pytest.mark.usefixtures("in_no_log")
 @pytest.fixture
 def canary_login(hunt: Hunt, database: FreshDatabase) -> Credentials:
     """A login that exists, whose password is the canary."""
-    login = database.login(password=hunt.password())
-    params = database.connection_params(login)
-    user, password = params.pop("user"), params.pop("password")
-    return Credentials(user=user, password=password, parameters=params)
+    return database.credentials(database.login(password=hunt.password()))
 
 
 def run(*args: Any, **params: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from psycopg import sql
 
+from pg_secrets.credentials import Credentials, Lease
 from pg_secrets.testing.postgres import PostgresServer
 
 
@@ -93,6 +94,12 @@ class FreshDatabase:
         """Return libpq keywords for ``login``, or for the owner."""
         login = login or self.owner
         return self.server.connection_params(self.name, login.user, login.password)
+
+    def credentials(self, login: Login, lease: Lease | None = None) -> Credentials:
+        """Return ``login`` as an adapter fetches it, with all that it takes to connect here."""
+        params = self.connection_params(login)
+        user, password = params.pop("user"), params.pop("password")
+        return Credentials(user=user, password=password, parameters=params, lease=lease)
 
     def settings(self, login: Login | None = None, **extra: Any) -> dict[str, Any]:
         """Return Django's ``NAME HOST PORT``, and ``USER PASSWORD`` if a login is given."""

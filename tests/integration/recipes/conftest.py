@@ -20,7 +20,7 @@ from sqlalchemy import text
 import pg_secrets.asyncpg
 from pg_secrets import Credentials, CredentialSource, Lease, aconnect
 from pg_secrets.testing.adapter import ScriptedAdapter
-from pg_secrets.testing.database import FreshDatabase, Login
+from pg_secrets.testing.database import FreshDatabase
 
 RECIPES = Path(__file__).parents[3] / "examples" / "recipes"
 PATIENCE = 10.0
@@ -47,12 +47,6 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def credentials_for(database: FreshDatabase, login: Login, **more: Any) -> Credentials:
-    params = database.connection_params(login)
-    user, password = params.pop("user"), params.pop("password")
-    return Credentials(user=user, password=password, parameters=params, **more)
-
-
 def sessions(database: FreshDatabase, user: str | None) -> int:
     """Return how many sessions of a user there are."""
     query = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s"
@@ -69,7 +63,7 @@ class RolesOnLease(ScriptedAdapter):
 
     def _make(self) -> Credentials:
         lease = Lease(id=f"lease-{next(self._leases)}", duration=3600.0, renewable=True)
-        return credentials_for(self._database, self._database.login(), lease=lease)
+        return self._database.credentials(self._database.login(), lease=lease)
 
     def revoke(self, credentials: Credentials) -> None:
         if credentials.user not in self.ended:

@@ -7,7 +7,6 @@ from pg_secrets.testing.database import FreshDatabase
 from tests.integration.recipes.conftest import (
     Ask,
     RolesOnLease,
-    credentials_for,
     sessions,
     wait_until,
 )
@@ -43,7 +42,7 @@ def test_password_that_is_changed_is_fetched(
     """When a user's password was changed and his sessions were ended, he is let in again."""
     user = ask()
     store.ended.add(user)  # he stays when the lease that made him is given back
-    store.then(credentials_for(database, database.set_password(user)))
+    store.then(database.credentials(database.set_password(user)))
     database.terminate(user)
     wait_until(lambda: sessions(database, user) == 0)
     assert ask() == user

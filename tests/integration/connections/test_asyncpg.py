@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -15,30 +15,6 @@ from pg_secrets import Credentials, CredentialSource, Lease, LoginRejected, outd
 from pg_secrets.asyncpg import connect
 from pg_secrets.testing.adapter import ScriptedAdapter
 from pg_secrets.testing.database import FreshDatabase, Login
-
-
-def credentials_for(database: FreshDatabase, login: Login, **more: Any) -> Credentials:
-    params = database.connection_params(login)
-    user, password = params.pop("user"), params.pop("password")
-    return Credentials(user=user, password=password, parameters=params, **more)
-
-
-@pytest.fixture
-def login(database: FreshDatabase) -> Login:
-    return database.login()
-
-
-@pytest.fixture
-def adapter(database: FreshDatabase, login: Login) -> ScriptedAdapter:
-    """A store that has the login's password."""
-    return ScriptedAdapter(credentials_for(database, login))
-
-
-@pytest.fixture
-def source(adapter: ScriptedAdapter) -> Iterator[CredentialSource]:
-    made = CredentialSource(adapter)
-    yield made
-    made.close()
 
 
 async def test_user_and_password_are_the_sources_and_all_else_the_callers(
@@ -58,7 +34,7 @@ async def test_libpqs_keywords_of_the_credentials_are_understood(
     adapter: ScriptedAdapter, source: CredentialSource, database: FreshDatabase, login: Login
 ) -> None:
     """sslmode, options, application_name and connect_timeout mean what they mean to psycopg."""
-    found = credentials_for(database, login)
+    found = database.credentials(login)
     keywords = {
         "sslmode": "disable",
         "connect_timeout": 3,
@@ -149,7 +125,7 @@ async def test_lease_is_given_back_when_its_connection_is_closed(
 
     def hand_out() -> Credentials:
         made = database.login()
-        return credentials_for(database, made, lease=Lease(id=made.user, duration=3600.0))
+        return database.credentials(made, lease=Lease(id=made.user, duration=3600.0))
 
     adapter = ScriptedAdapter(hand_out)
     source = CredentialSource(adapter)

@@ -32,30 +32,6 @@ from pg_secrets.testing.database import FreshDatabase, Login
 PATIENCE = 15.0
 
 
-def credentials_for(database: FreshDatabase, login: Login, **more: Any) -> Credentials:
-    params = database.connection_params(login)
-    user, password = params.pop("user"), params.pop("password")
-    return Credentials(user=user, password=password, parameters=params, **more)
-
-
-@pytest.fixture
-def login(database: FreshDatabase) -> Login:
-    return database.login()
-
-
-@pytest.fixture
-def adapter(database: FreshDatabase, login: Login) -> ScriptedAdapter:
-    """A store that has the login's password."""
-    return ScriptedAdapter(credentials_for(database, login))
-
-
-@pytest.fixture
-def source(adapter: ScriptedAdapter) -> Iterator[CredentialSource]:
-    made = CredentialSource(adapter)
-    yield made
-    made.close()
-
-
 def connect_on_a_loop(*args: Any, **params: Any) -> Any:
     """Connect as aconnect() does and read the session's user, closing the connection."""
 
@@ -129,7 +105,7 @@ def test_rejected_password_is_replaced_by_what_the_store_has_now(
 ) -> None:
     """When the password changed everywhere, connect() gets the new one and succeeds."""
     source.get()
-    adapter.then(credentials_for(database, database.set_password(login.user)))
+    adapter.then(database.credentials(database.set_password(login.user)))
     assert session_user(source) == login.user
     assert source.generation == 2
 
@@ -143,7 +119,7 @@ def test_store_that_lags_is_waited_for(
 ) -> None:
     """When the database changed first, connect() waits until the store has the new password."""
     old = source.get()
-    new = credentials_for(database, database.set_password(login.user))
+    new = database.credentials(database.set_password(login.user))
     adapter.then(old, old, new)
     assert session_user(source) == login.user
     assert adapter.fetches >= 3
@@ -181,7 +157,7 @@ def test_database_that_lags_is_tried_again_later(
 ) -> None:
     """When the store changed first, the same password is accepted once the database has it."""
     new = Login(login.user, "the-next-password")
-    adapter.then(credentials_for(database, new))
+    adapter.then(database.credentials(new))
     with pytest.raises(LoginRejected) as caught:
         connect(source, rejection_timeout=0.0)
     assert caught.value.sqlstate == "28P01"
@@ -270,7 +246,7 @@ def leased(database: FreshDatabase) -> Iterator[tuple[CredentialSource, Scripted
     def hand_out() -> Credentials:
         made = database.login()
         lease = Lease(id=f"lease-of-{made.user}", duration=3600.0, renewable=True)
-        return credentials_for(database, made, lease=lease)
+        return database.credentials(made, lease=lease)
 
     adapter = ScriptedAdapter(hand_out)
     source = CredentialSource(adapter)
@@ -350,7 +326,7 @@ def test_dropped_role_is_reported_as_a_rejection(
     connection = connect(source, autocommit=True)
     used = source.get()
     database.execute(f'DROP ROLE "{login.user}"')
-    adapter.then(credentials_for(database, database.login()))
+    adapter.then(database.credentials(database.login()))
     with pytest.raises(psycopg.errors.UndefinedObject) as caught:
         connection.execute("SELECT session_user")
     source.rejected(used, caught.value.sqlstate)
@@ -380,7 +356,7 @@ def test_pool_follows_a_rotation(
     with psycopg_pool.ConnectionPool(**pool_kwargs(source), min_size=1, open=True) as pool:
         with pool.connection(timeout=PATIENCE) as connection:
             connection.execute("SELECT 1")
-        adapter.then(credentials_for(database, database.set_password(login.user)))
+        adapter.then(database.credentials(database.set_password(login.user)))
         database.terminate(login.user)
         with (
             pytest.raises(psycopg.OperationalError),
@@ -403,7 +379,7 @@ async def test_async_pool_follows_a_rotation(
         async with pool.connection(timeout=PATIENCE) as connection:
             cursor = await connection.execute("SELECT current_setting('application_name')")
             assert await cursor.fetchone() == ("pooled",)
-        adapter.then(credentials_for(database, database.set_password(login.user)))
+        adapter.then(database.credentials(database.set_password(login.user)))
         database.terminate(login.user)
         with pytest.raises(psycopg.OperationalError):
             async with pool.connection(timeout=PATIENCE) as connection:
@@ -418,7 +394,7 @@ def test_pools_connection_takes_everything_from_one_snapshot(
     adapter: ScriptedAdapter, database: FreshDatabase, login: Login
 ) -> None:
     """After a refusal a pool goes where the new credentials lead, not where the old ones did."""
-    right = credentials_for(database, login)
+    right = database.credentials(login)
     elsewhere = {**right.parameters, "dbname": "postgres"}
     adapter.then(right.replace(password="wrong", parameters=elsewhere), right)
     source = CredentialSource(adapter, background=False)
