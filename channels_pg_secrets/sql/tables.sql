@@ -33,7 +33,8 @@ CREATE UNLOGGED TABLE channels_pg_secrets_epoch (
 CREATE UNLOGGED TABLE channels_pg_secrets_node (
     id        bigint PRIMARY KEY,
     prefix    text NOT NULL,
-    channel   text NOT NULL,
+    -- What NOTIFY does not take would end every statement of those who send to its groups.
+    channel   text NOT NULL CHECK (octet_length(channel) BETWEEN 1 AND 63),
     inner_pad bytea NOT NULL,
     outer_pad bytea NOT NULL,
     seen      timestamptz NOT NULL DEFAULT clock_timestamp(),

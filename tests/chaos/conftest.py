@@ -122,6 +122,14 @@ class Chaos:
         """Where the messages go through."""
         return self.place.database
 
+    @property
+    def unnoticed(self) -> Limits:
+        """The limits of a fault that nobody should notice.
+
+        The short form runs beside other tests, which take the processors for longer than that.
+        """
+        return Limits(gap=0.5 if self.long else 2.0, lines=1)
+
     def times(self, *, short: int = 1, long: int = 20) -> int:
         """Return how often a fault is to strike."""
         return long if self.long else short
@@ -153,10 +161,10 @@ class Chaos:
             yield load
             limits = limits or Limits()
             # Where messages may be dropped, the last of them are waited for in vain.
-            await load.settle_accounts(1.0 if limits.dropped else DRAIN)
+            drain = 3.0 if limits.dropped or limits.buried else DRAIN
+            await load.settle_accounts(self._queued, drain=drain, settle=kind.settle)
             row, wrong = await load.judge(self._kind, fault, limits)
-            self._record("server", self._version())
-            self._record("chaos", row.to_dict())
+            self._tell(row)
             await load.end()
         except BaseException:
             # Nobody knows what they are still doing.
@@ -182,6 +190,20 @@ class Chaos:
         """Let a fault strike so often, under load."""
         async with self.load(fault, **options) as load:
             await load.strike(strike, times)
+
+    def tell(self, fault: str, *, times: int, sent: int, lost: int, duplicated: int) -> None:
+        """Enter a fault that struck without a load into the report."""
+        delivered = sent - lost + duplicated
+        row = Row(self._kind, fault, times, sent, delivered, lost=lost, duplicated=duplicated)
+        self._tell(row)
+
+    def _tell(self, row: Row) -> None:
+        self._record("server", self._version())
+        self._record("chaos", row.to_dict())
+
+    def _queued(self) -> int:
+        query = "SELECT count(*) FROM channels_pg_secrets_queue WHERE prefix = %s"
+        return int(self.database.execute(query, (self.place.prefix,))[0][0])
 
     def _version(self) -> str:
         return str(self.database.server.execute("SHOW server_version")[0][0]).split()[0]

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from typing import Any
@@ -29,14 +29,15 @@ class Row:
     repetitions: int
     sent: int
     delivered: int
-    refused: int
-    lost: int
-    duplicated: int
-    disordered: int
-    gap: float
-    resumes: list[float]
-    growth: int
-    lines: int
+    refused: int = 0
+    lost: int = 0
+    duplicated: int = 0
+    disordered: int = 0
+    gap: float = 0.0
+    #: Empty where there was no load.
+    resumes: list[float] = field(default_factory=list)
+    growth: int = 0
+    lines: int = 0
 
     @property
     def resume_p50(self) -> float:
@@ -48,10 +49,13 @@ class Row:
 
     def cells(self) -> str:
         """Return the row in Markdown."""
-        times = f"{self.gap:.2f} | {self.resume_p50:.2f} | {self.resume_max:.2f}"
+        load = "| – | – | – | – | – |"
+        if self.resumes:
+            times = f"{self.gap:.2f} | {self.resume_p50:.2f} | {self.resume_max:.2f}"
+            load = f"| {times} | {self.growth / 1e6:.1f} | {self.lines} |"
         return (
             f"| {self.fault} | {self.repetitions} | {self.sent} | {self.lost} | {self.duplicated}"
-            f" | {self.disordered} | {times} | {self.growth / 1e6:.1f} | {self.lines} |"
+            f" | {self.disordered} {load}"
         )
 
     def line(self) -> str:

@@ -46,7 +46,6 @@ async def test_connections_are_reset(chaos: Chaos, proxy: FaultProxy) -> None:
     await chaos.suffer("TCP reset", strike, chaos.times(), config=config, limits=Limits(lines=5))
 
 
-@pytest.mark.long_form
 async def test_the_network_freezes(chaos: Chaos, proxy: FaultProxy) -> None:
     """Nothing passes for a while, and nobody is told; then everything passes."""
 
@@ -57,6 +56,39 @@ async def test_the_network_freezes(chaos: Chaos, proxy: FaultProxy) -> None:
 
     config = behind(chaos, proxy)
     await chaos.suffer("freeze", strike, chaos.times(), config=config, limits=Limits(lines=1))
+
+
+@pytest.mark.long_form
+async def test_the_network_freezes_for_too_long(chaos: Chaos, proxy: FaultProxy) -> None:
+    """What was held up arrives after its sender has given up the connection: a ghost."""
+    patience = 1.0
+
+    async def strike() -> None:
+        proxy.hold()
+        await asyncio.sleep(2.5 * patience)
+        proxy.release()
+
+    await chaos.suffer(
+        "freeze for longer than answers are waited for",
+        strike,
+        chaos.times(),
+        config=behind(chaos, proxy),
+        limits=Limits(gap=5.0),
+        patience=patience,
+    )
+
+
+async def test_answers_are_lost(chaos: Chaos, proxy: FaultProxy) -> None:
+    """What was sent is carried out, but the connection ends before anybody is told."""
+
+    async def strike() -> None:
+        proxy.hold_answers()
+        await asyncio.sleep(LASTS / 2)
+        assert proxy.reset() >= 6
+        proxy.release_answers()
+
+    config = behind(chaos, proxy)
+    await chaos.suffer("answers lost", strike, chaos.times(), config=config)
 
 
 async def test_connections_are_refused(chaos: Chaos, proxy: FaultProxy) -> None:
@@ -81,12 +113,20 @@ async def test_everything_is_late(chaos: Chaos, proxy: FaultProxy) -> None:
         await asyncio.sleep(2 * LASTS)
         proxy.latency = 0.0
 
-    config = behind(chaos, proxy)
-    await chaos.suffer("latency of 200 ms", strike, chaos.times(), config=config)
+    config, limits = behind(chaos, proxy), Limits(lines=1)
+    await chaos.suffer("latency of 200 ms", strike, chaos.times(), config=config, limits=limits)
 
 
-async def test_a_black_hole(chaos: Chaos, proxies: dict[str, FaultProxy]) -> None:
-    """Connections are silent for ever, and new ones for a while: they are given up in time."""
+@pytest.mark.parametrize(
+    "patience",
+    [pytest.param(ANSWER_TIMEOUT, marks=pytest.mark.long_form), 1.0],
+    ids=lambda seconds: f"{seconds:g} s",
+)
+async def test_a_black_hole(chaos: Chaos, proxies: dict[str, FaultProxy], patience: float) -> None:
+    """Connections are silent for ever, and new ones for a while: they are given up in time.
+
+    ``patience`` is the layer's own, or a shorter one, with which it strikes more often.
+    """
 
     async def strike() -> None:
         # A listener on which nothing arrives learns by its probe that it is lost, after others.
@@ -103,15 +143,13 @@ async def test_a_black_hole(chaos: Chaos, proxies: dict[str, FaultProxy]) -> Non
     def config(name: str) -> dict[str, Any]:
         return chaos.config(PORT=proxies[name].port, send_timeout=30)
 
-    # The short form does not wait for as long as the layer does of itself.
-    patience = ANSWER_TIMEOUT if chaos.long else 1.0
-    limits = Limits(resume=1.5 * patience + 2, lines=8)
+    resume = 1.5 * patience + 2
     await chaos.suffer(
-        "black hole, for 6 connections",
+        f"black hole, answers waited for {patience:g} s",
         strike,
-        chaos.times(long=7),
+        chaos.times(long=7 if patience == ANSWER_TIMEOUT else 20),
         config=config,
-        limits=limits,
+        limits=Limits(resume=resume, gap=resume + LASTS),
         patience=patience,
     )
 
@@ -152,7 +190,6 @@ async def test_too_many_connections(chaos: Chaos) -> None:
     await chaos.suffer("too many connections", strike, chaos.times())
 
 
-@pytest.mark.long_form
 async def test_the_server_is_read_only(chaos: Chaos) -> None:
     """For a while all transactions are read-only, as on a standby."""
     database, user = chaos.database, chaos.place.login.user

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from channels_pg_secrets.layer.supervisor import HEARTBEAT, STALE
 from pg_secrets.testing.process import frozen
-from tests.chaos.ledger import Sent
-from tests.chaos.load import DESTINATIONS, Limits, Load
+from tests.chaos.ledger import Deliveries, Sent
+from tests.chaos.load import DESTINATIONS, INTERVAL, NUMBERED, Limits, Load
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.chaos.conftest import Chaos
 
 NODES = "SELECT count(*) FROM channels_pg_secrets_node WHERE prefix = %s"
@@ -25,14 +29,22 @@ SILENCE = """
     WHERE prefix = %s AND NOT to_hex(id) = ANY(%s)
 """
 #: As if somebody had been there to hear them for all that time.
+CLAIMED = "SELECT count(*) FROM channels_pg_secrets_queue WHERE to_hex(claimed_by) = ltrim(%s, '0')"
 AWAKE = "UPDATE channels_pg_secrets_state SET awake = awake - interval '1 hour'"
 
 
 async def test_receivers_are_killed(chaos: Chaos) -> None:
-    """Members of the group die one after the other: nobody else suffers, and they are forgotten."""
+    """Receivers die one after the other: nobody else suffers, and they are forgotten.
+
+    They are members of a group, and have a channel each that goes on being sent to.
+    """
     prefix, patience, count = chaos.place.prefix, None if chaos.long else 1.0, chaos.times()
-    async with chaos.load("SIGKILL of a receiver", patience=patience, more=count) as load:
+    fault, limits = "SIGKILL of a receiver", chaos.unnoticed
+    async with chaos.load(fault, limits=limits, patience=patience, more=count) as load:
         victims = {name: load.members[name] for name in load.members if name.startswith("more")}
+        for name in victims:
+            await load.open_channel(name)
+            await load.send("a", name, 20 * INTERVAL)
 
         async def strike() -> None:
             name, process = victims.popitem()
@@ -51,13 +63,58 @@ async def test_receivers_are_killed(chaos: Chaos) -> None:
         assert chaos.database.execute(MEMBERS, (prefix,)) == [(2,)]
 
 
+async def test_workers_are_killed(chaos: Chaos, tmp_path: Path) -> None:
+    """Readers of a normal channel die one after the other: what they had claimed dies with them.
+
+    Nothing else does, and nothing that a dead one may have done is done again.
+    """
+    count, fault = chaos.times(), "SIGKILL of a worker"
+    limits = replace(chaos.unnoticed, buried=True)
+    async with chaos.load(fault, limits=limits, destinations=NUMBERED, more=count) as load:
+        victims = {name: load.members[name] for name in load.members if name.startswith("more")}
+        for name in victims:
+            await load("keep_account", name, str(tmp_path / name))
+        await load.share("jobs", ["b", *victims])
+        for name in ("a", "b"):
+            await load.send(name, "jobs", INTERVAL)
+
+        async def strike() -> None:
+            name, process = victims.popitem()
+            node = await load("node", name)
+            process.kill()
+            load.forget(name)
+            until = time.monotonic() + 10
+            while chaos.place.backends(chaos.place.login.user) > 2 * len(load.members):
+                assert time.monotonic() < until, "a dead process's sessions do not end"
+                await asyncio.sleep(0.02)
+            load.buried += chaos.database.execute(CLAIMED, (node,))[0][0]
+            load.estates += estate(tmp_path / name, name)
+
+        await load.strike(strike, count)
+
+
+def estate(path: Path, name: str) -> list[Deliveries]:
+    """Return what a dead worker had received of the normal channel, by its own account."""
+    found: dict[str, Deliveries] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        sender, destination, number, sent_at, received_at = json.loads(line)
+        if destination != "jobs":
+            continue
+        of = found.setdefault(
+            sender, Deliveries((sender, destination), name, [], [], [], shared=True)
+        )
+        of.numbers.append(number)
+        of.sent_at.append(sent_at)
+        of.received_at.append(received_at)
+    return list(found.values())
+
+
 @pytest.mark.long_form
 async def test_receivers_are_stopped(chaos: Chaos) -> None:
     """Members of the group stand still for a while, all at once, and then get all that was sent."""
     seconds, count = (30.0, 20) if chaos.long else (1.0, 1)
     fault = f"SIGSTOP of {count} receivers for {seconds:g} s"
-    # Twenty processes have to catch up on one machine.
-    limits = Limits(resume=10.0 if chaos.long else 2.0)
+    limits = Limits(gap=seconds + 2.0, lines=1)
     async with chaos.load(fault, limits=limits, interval=0.05, more=count) as load:
         victims = [load.members[name] for name in load.members if name.startswith("more")]
 
@@ -70,10 +127,9 @@ async def test_receivers_are_stopped(chaos: Chaos) -> None:
         await load.strike(strike, 1)
 
 
-@pytest.mark.long_form
 async def test_a_sender_forks(chaos: Chaos) -> None:
     """A process forks while it sends; the child sends as another sender and just ends."""
-    async with chaos.load("fork") as load:
+    async with chaos.load("fork", limits=chaos.unnoticed) as load:
         load.targets["fork"], load.receivers["fork"] = load.targets["b"], ["b"]
 
         async def strike() -> None:
@@ -90,7 +146,7 @@ async def test_the_home_loop_ends(chaos: Chaos, how: str) -> None:
 
     A receive() in a loop that stands still keeps a message of a normal channel.
     """
-    destinations = DESTINATIONS if how == "closed" else ("b", "c", "group")
+    destinations = DESTINATIONS if how == "closed" else NUMBERED
 
     async def strike() -> None:
         await asyncio.gather(*(load("move_home", name, how) for name in ("b", "c")))
@@ -99,14 +155,14 @@ async def test_the_home_loop_ends(chaos: Chaos, how: str) -> None:
         await load.strike(strike, chaos.times())
 
 
-@pytest.mark.long_form
 async def test_the_home_loop_is_blocked(chaos: Chaos) -> None:
     """The loop in which two processes receive does something else for longer than home waits."""
 
     async def strike() -> None:
         await asyncio.gather(*(load("block", name, 1.5) for name in ("b", "c")))
 
-    async with chaos.load("home loop blocked for 1.5 s", apart=True) as load:
+    limits = Limits(gap=3.5)
+    async with chaos.load("home loop blocked for 1.5 s", limits=limits, apart=True) as load:
         await load.strike(strike, chaos.times())
 
 
@@ -137,12 +193,10 @@ async def received_all(load: Load, destination: str, count: int) -> bool:
 async def test_many_messages_wait(chaos: Chaos, kind: str) -> None:
     """What waits in a channel survives restarts of the server, and comes once and in order."""
     normal = kind == "a normal channel"
-    # Each message to a normal channel counts those that wait there, up to its capacity: with more
-    # it takes too long to send them.
-    count = (5_000 if normal else 100_000) if chaos.long else 500
+    count = 100_000 if chaos.long else 500
     config = chaos.config(capacity=200_000, expiry=600)
     # At the end 100 000 messages are in memory, in the channel or in the receiver's account.
-    limits = Limits(resume=10.0, growth=200 * 1024 * 1024)
+    limits = Limits(growth=200 * 1024 * 1024)
     fault = f"restart with {count} waiting in {kind}"
     async with chaos.load(fault, lambda _: config, limits=limits) as load:
         target = "waiting" if normal else await load("new_channel_unread", "c")
@@ -152,12 +206,15 @@ async def test_many_messages_wait(chaos: Chaos, kind: str) -> None:
         async def strike() -> None:
             await asyncio.to_thread(chaos.database.server.restart)
 
-        await load.strike(strike, 1)
+        half = chaos.times(short=2) // 2
+        await load.strike(strike, half)
         for name in ["b", "c"] if normal else ["c"]:
             await load("listen", name, target)
             load.receivers["waiting"].append(name)
+        if normal:
+            load.shared.add("waiting")
         load.ledger.sent["a", "waiting"] = Sent(count)
-        await load.strike(strike, 1)
+        await load.strike(strike, half)
         until = time.monotonic() + 120
         while not await received_all(load, "waiting", count):
             assert time.monotonic() < until, "what waited does not come"

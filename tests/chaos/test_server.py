@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from channels_pg_secrets.layer.outbox import KEEP_SECONDS
+from channels_pg_secrets.layer.supervisor import HEARTBEAT
 from pg_secrets.testing.postgres import StopMode, find_binaries
 from pg_secrets.testing.proxy import FaultProxy
-from tests.chaos.load import DESTINATIONS, Limits
+from tests.chaos.load import DESTINATIONS, NUMBERED, SETTLE, Limits
 from tests.chaos.servers import Couple
 from tests.integration.layer.conftest import Layers, migrate
 
@@ -62,8 +63,8 @@ async def test_a_storm_of_terminations(chaos: Chaos) -> None:
             await asyncio.to_thread(terminate, chaos)
             await asyncio.sleep(0.025)
 
-    # Each of the connections may come and go several times.
-    limits = Limits(lines=120)
+    # Each of the connections may come and go several times, for a second or more.
+    limits = Limits(gap=4.0, lines=120)
     await chaos.suffer("storm of terminations", strike, chaos.times(), limits=limits)
 
 
@@ -78,29 +79,58 @@ async def test_the_server_restarts(chaos: Chaos, mode: StopMode, name: str) -> N
     await chaos.suffer(name, strike, chaos.times(), limits=limits)
 
 
+class Tally:
+    """What came of ten messages to each of some destinations, again and again, without a load."""
+
+    def __init__(self, chaos: Chaos) -> None:
+        self.sent = self.lost = self.duplicated = 0
+        self._chaos = chaos
+
+    async def add(self, receiver: Process, *destinations: str) -> None:
+        """Count what a receiver got."""
+        came: dict[str, list[int]] = {destination: [] for destination in destinations}
+        for _, destination, numbers, *_ in await receiver("deliveries"):
+            if destination in came:
+                came[destination] += numbers
+        self.sent += 10 * len(came)
+        self.lost += sum(10 - len(set(numbers)) for numbers in came.values())
+        self.duplicated += sum(len(numbers) - len(set(numbers)) for numbers in came.values())
+
+    def tell(self, fault: str) -> None:
+        """Enter it into the report; nothing may have come twice."""
+        counted = {"sent": self.sent, "lost": self.lost, "duplicated": self.duplicated}
+        self._chaos.tell(fault, times=self._chaos.times(), **counted)
+        assert self.duplicated == 0
+
+
 async def test_a_process_that_is_back_late_after_a_crash(
     chaos: Chaos, proxy: FaultProxy, eventually: Eventually
 ) -> None:
     """After a crash a process that comes back later than the others misses nothing."""
-    async with chaos.processes(2) as (sender, receiver):
-        await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
-        await sender("begin", "sender", chaos.config())
-        channel = await receiver("new_channel")
-        await receiver("group_add", "late", channel)
-        await sender("send_many", "heard", channel, 10)
-        await eventually(lambda: _all_came(receiver, "heard"))
-        proxy.refuse()
-        proxy.hold_answers()
-        assert await sender("send_many", "before", channel, 10) == []
-        assert await sender("send_many", "group before", "group:late", 10) == []
-        await asyncio.to_thread(chaos.database.server.restart, "immediate")
-        proxy.reset()
-        proxy.release_answers()
-        assert await sender("send_many", "after", channel, 10) == []
-        assert await sender("send_many", "group after", "group:late", 10) == []
-        proxy.admit()
-        for sent in ("after", "before", "group before", "group after"):
-            await eventually(lambda sent=sent: _all_came(receiver, sent), 3.0)
+    tally = Tally(chaos)
+    for _ in range(chaos.times()):
+        async with chaos.processes(2) as (sender, receiver):
+            await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
+            await sender("begin", "sender", chaos.config())
+            channel = await receiver("new_channel")
+            await receiver("group_add", "late", channel)
+            await sender("send_many", "heard", channel, 10)
+            await eventually(lambda: _all_came(receiver, "heard"))
+            proxy.refuse()
+            proxy.hold_answers()
+            assert await sender("send_many", "before", channel, 10) == []
+            assert await sender("send_many", "group before", "group:late", 10) == []
+            await asyncio.to_thread(chaos.database.server.restart, "immediate")
+            proxy.reset()
+            proxy.release_answers()
+            assert await sender("send_many", "after", channel, 10) == []
+            assert await sender("send_many", "group after", "group:late", 10) == []
+            proxy.admit()
+            for sent in ("after", "before", "group before", "group after"):
+                await eventually(lambda sent=sent: _all_came(receiver, sent), 3.0)
+            await tally.add(receiver, "heard", "before", "after", "group before", "group after")
+    tally.tell("crash, and a receiver is back late")
+    assert tally.lost == 0
 
 
 @pytest.fixture(scope="module")
@@ -147,17 +177,14 @@ async def test_fail_over(
         name,
         lambda _: chaos.config(**couple.addresses),
         # Both addresses are tried, and everybody waits for the others, as after a crash.
-        limits=Limits(resume=5.0, lines=RECONNECTS + 8),
-        destinations=("b", "c", "group") if crash and not synchronous else DESTINATIONS,
+        limits=Limits(resume=2.0 if chaos.long else 5.0, gap=5.0, lines=RECONNECTS + 2),
+        destinations=NUMBERED if crash and not synchronous else DESTINATIONS,
+        # In which claims are looked after, and what came twice once would come.
+        settle=2 * HEARTBEAT if chaos.long else SETTLE,
     ) as load:
         for _ in range(chaos.times()):
             await asyncio.to_thread(couple.follow, synchronous=synchronous)
             await load.strike(strike, 1)
-
-
-async def received(process: Process, destination: str) -> int:
-    """Return how many different messages to a destination have come."""
-    return sum(count for _, to, count in await process("counts") if to == destination)
 
 
 @pytest.mark.long_form
@@ -165,21 +192,26 @@ async def test_what_its_sender_keeps_no_longer(
     chaos: Chaos, proxy: FaultProxy, eventually: Eventually
 ) -> None:
     """What was sent ten seconds before a crash is lost for a receiver that was out of reach."""
-    async with chaos.processes(2) as (sender, receiver):
-        await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
-        await sender("begin", "sender", chaos.config())
-        channel = await receiver("new_channel")
-        await sender("send_many", "heard", channel, 10)
-        await eventually(lambda: _all_came(receiver, "heard"))
-        proxy.hold_answers()
-        assert await sender("send_many", "early", channel, 10) == []
-        await asyncio.sleep(KEEP_SECONDS + 0.5)
-        assert await sender("send_many", "late", channel, 10) == []
-        await asyncio.to_thread(chaos.database.server.restart, "immediate")
-        proxy.reset()
-        proxy.release_answers()
-        await eventually(lambda: _all_came(receiver, "late"))
-        assert await received(receiver, "early") == 0
+    tally = Tally(chaos)
+    for kept in (KEEP_SECONDS, *[1.0] * (chaos.times() - 1)):
+        async with chaos.processes(2) as (sender, receiver):
+            await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
+            await sender("begin", "sender", chaos.config())
+            await sender("keep_for", kept)
+            channel = await receiver("new_channel")
+            await sender("send_many", "heard", channel, 10)
+            await eventually(lambda: _all_came(receiver, "heard"))
+            proxy.hold_answers()
+            assert await sender("send_many", "early", channel, 10) == []
+            await asyncio.sleep(kept + 0.5)
+            assert await sender("send_many", "late", channel, 10) == []
+            await asyncio.to_thread(chaos.database.server.restart, "immediate")
+            proxy.reset()
+            proxy.release_answers()
+            await eventually(lambda: _all_came(receiver, "late"))
+            await tally.add(receiver, "heard", "early", "late")
+    tally.tell("crash, long after ten were sent to a receiver out of reach")
+    assert tally.lost == 10 * chaos.times()
 
 
 @pytest.mark.parametrize("survives", [True, False], ids=["sender survives", "sender dies too"])
@@ -190,45 +222,58 @@ async def test_what_dies_with_its_sender(
 
     That is: neither what its receiver had heard before, nor what lay in a normal channel.
     """
-    async with chaos.processes(3) as (sender, receiver, later):
-        await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
-        for name, process in (("sender", sender), ("later", later)):
-            await process("begin", name, chaos.config())
-            await process("new_channel")
-        channel = await receiver("new_channel")
-        await sender("send_many", "heard", channel, 10)
-        await eventually(lambda: _all_came(receiver, "heard"))
-        proxy.hold_answers()
-        assert await sender("send_many", "unheard", channel, 10) == []
-        assert await sender("send_many", "work", "work", 10) == []
-        if not survives:
-            sender.kill()
-        await asyncio.to_thread(chaos.database.server.restart, "immediate")
-        proxy.reset()
-        proxy.release_answers()
-        await later("send_many", "afterwards", channel, 10)
-        await receiver("listen", "work")
-        for destination in ("afterwards", "work", *(["unheard"] if survives else [])):
-            await eventually(lambda: _all_came(receiver, destination))  # noqa: B023
-        assert await received(receiver, "unheard") == (10 if survives else 0)
-        assert await received(receiver, "heard") == 10
+    tally, unheard = Tally(chaos), Tally(chaos)
+    for _ in range(chaos.times()):
+        async with chaos.processes(3) as (sender, receiver, later):
+            await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
+            for name, process in (("sender", sender), ("later", later)):
+                await process("begin", name, chaos.config())
+                await process("new_channel")
+            channel = await receiver("new_channel")
+            await sender("send_many", "heard", channel, 10)
+            await eventually(lambda: _all_came(receiver, "heard"))
+            proxy.hold_answers()
+            assert await sender("send_many", "unheard", channel, 10) == []
+            assert await sender("send_many", "work", "work", 10) == []
+            if not survives:
+                sender.kill()
+            await asyncio.to_thread(chaos.database.server.restart, "immediate")
+            proxy.reset()
+            proxy.release_answers()
+            await later("send_many", "afterwards", channel, 10)
+            await receiver("listen", "work")
+            for destination in ("afterwards", "work", *(["unheard"] if survives else [])):
+                await eventually(lambda: _all_came(receiver, destination))  # noqa: B023
+            await tally.add(receiver, "heard", "work", "afterwards")
+            await unheard.add(receiver, "unheard")
+    assert tally.lost == 0
+    assert unheard.lost == (0 if survives else 10 * chaos.times())
+    tally.lost, tally.sent = unheard.lost, tally.sent + unheard.sent
+    who = "survives" if survives else "dies too"
+    tally.tell(f"crash with ten on their way, whose sender {who}")
 
 
 async def test_a_process_that_starts_after_a_crash(
     chaos: Chaos, proxy: FaultProxy, eventually: Eventually
 ) -> None:
     """What a new process sends reaches one that registers again half a second after a crash."""
-    async with chaos.processes(2) as (receiver, newcomer):
-        await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
-        await newcomer("begin", "newcomer", chaos.config())
-        channel = await receiver("new_channel")
-        proxy.refuse()
-        await asyncio.to_thread(chaos.database.server.restart, "immediate")
-        assert await newcomer("send_many", "channel", channel, 10) == []
-        await asyncio.sleep(0.5)
-        proxy.admit()
-        await eventually(lambda: _all_came(receiver, "channel"), 2.0)
+    tally = Tally(chaos)
+    for _ in range(chaos.times()):
+        async with chaos.processes(2) as (receiver, newcomer):
+            await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
+            await newcomer("begin", "newcomer", chaos.config())
+            channel = await receiver("new_channel")
+            proxy.refuse()
+            await asyncio.to_thread(chaos.database.server.restart, "immediate")
+            assert await newcomer("send_many", "channel", channel, 10) == []
+            await asyncio.sleep(0.5)
+            proxy.admit()
+            await eventually(lambda: _all_came(receiver, "channel"), 2.0)
+            await tally.add(receiver, "channel")
+    tally.tell("crash, and a sender that is new")
+    assert tally.lost == 0
 
 
 async def _all_came(process: Process, destination: str) -> bool:
-    return await received(process, destination) == 10
+    counts = [count for _, to, count in await process("counts") if to == destination]
+    return bool(sum(counts) == 10)

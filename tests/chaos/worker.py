@@ -28,7 +28,7 @@ from django.conf import settings
 
 from channels_pg_secrets.engines.factory import channel_layer
 from channels_pg_secrets.errors import ChannelLayerUnavailable
-from channels_pg_secrets.layer import supervisor
+from channels_pg_secrets.layer import outbox, supervisor
 from pg_secrets.clock import SYSTEM_CLOCK
 
 #: Seconds that one call of the layer may take here.
@@ -103,6 +103,7 @@ class Worker:
         self.lines = Lines()
         logging.getLogger().addHandler(self.lines)
         self._patience = (supervisor.ANSWER_TIMEOUT, supervisor.HEARTBEAT)
+        self._keeps = outbox.KEEP_SECONDS
         for name in ("channels_pg_secrets", "pg_secrets"):
             logging.getLogger(name).setLevel(logging.INFO)
 
@@ -118,6 +119,7 @@ class Worker:
         self.failures: list[str] = []
         self.listened: list[str] = []
         self.pace = 0.0
+        self._account: int | None = None
         self._sending = True
         self._senders = 0
         self._home = LoadLoop()
@@ -133,6 +135,10 @@ class Worker:
         """Receive on a channel from now on."""
         self.listened.append(channel)
         self._start(self._home, self._receive(channel))
+
+    def keep_account(self, path: str) -> None:
+        """Write down what is received from now on, for when this process is killed."""
+        self._account = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
     def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group."""
@@ -225,8 +231,11 @@ class Worker:
             self._home.run(self.layer.close())
         if self.layer.engine.source is not None:
             self.layer.engine.source.close()
+        if self._account is not None:
+            os.close(self._account)
         self.step_clock(0.0)
         supervisor.ANSWER_TIMEOUT, supervisor.HEARTBEAT = self._patience
+        outbox.KEEP_SECONDS = self._keeps
         self._home.close()
         if self._sender is not self._home:
             self._sender.close()
@@ -268,6 +277,10 @@ class Worker:
         """Set the wall clock of this process so far from the true time; durations go on."""
         time.time = lambda: _true_time() + seconds
         SYSTEM_CLOCK.time = time.time  # it keeps the function that it found
+
+    def keep_for(self, seconds: float) -> None:
+        """Have the layer keep for so long what it may have to send again after a crash."""
+        outbox.KEEP_SECONDS = seconds
 
     def hasten(self, seconds: float) -> None:
         """Have the layer wait so long for an answer, and half of it between two heartbeats."""
@@ -359,6 +372,9 @@ class Worker:
             received.numbers.append(message["n"])
             received.sent_at.append(message["at"])
             received.received_at.append(time.monotonic())
+            if self._account is not None:
+                came = [*stream, message["n"], message["at"], received.received_at[-1]]
+                os.write(self._account, json.dumps(came).encode() + b"\n")
             if self.pace:
                 await asyncio.sleep(self.pace)
 

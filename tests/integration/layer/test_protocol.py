@@ -631,6 +631,16 @@ async def test_a_stopped_process_does_not_hold_its_backend_for_ever(
         await asyncio.gather(flooding, return_exceptions=True)
 
 
+@pytest.mark.parametrize("channel", ["", "x" * 64])
+async def test_a_node_that_cannot_be_notified_is_not_let_in(
+    installed: FreshDatabase, channel: str
+) -> None:
+    """NOTIFY takes no such name, and whoever sent to that node's groups would be told so."""
+    register = "SELECT channels_pg_secrets_register_v1('asgi', 1, %s, '', '', 30)"
+    with pytest.raises(psycopg.errors.CheckViolation):
+        installed.execute(register, (channel,))
+
+
 # 8. flush
 
 
