@@ -18,7 +18,7 @@ from channels_pg_secrets.layer.health import Health
 from channels_pg_secrets.layer.item import Item, decode_item
 from channels_pg_secrets.layer.mailbox import Mailboxes
 from channels_pg_secrets.layer.membership import Memberships
-from channels_pg_secrets.layer.normal_channels import NormalChannels
+from channels_pg_secrets.layer.normal_channels import Claimed, NormalChannels
 from pg_secrets.errors import CredentialsUnavailable
 
 if TYPE_CHECKING:
@@ -69,18 +69,23 @@ class Inbox:
         self._over_capacity: dict[str, int] = {}
 
     async def claimed(self, channel: str) -> bytes:
-        """Wait for a message of a normal channel, and return it serialised, or :class:`Sealed`."""
-        while True:
-            message = await self.normal_channels.get(channel)
+        """Wait for a message of a normal channel, and return it serialised."""
+
+        async def opened(message: Claimed) -> bytes | None:
             try:
                 item = decode_item(message.item)
                 body = message.blob if item.body is None else item.body
-                opened = self._opened_or_sealed(item, body or b"", 0.0)
+                content = self._opened_or_sealed(item, body or b"", 0.0)
+                return await self.unsealed(content) if type(content) is Sealed else content
             except Exception as error:  # noqa: BLE001  (must not end a worker)
                 self.unreadable(channel, error)
-            else:
+                return None
+
+        while True:
+            content = await self.normal_channels.get(channel, opened)
+            if content is not None:
                 self.health.received += 1
-                return opened
+                return content
 
     def deliver(self, item: Item, body: bytes, age: float) -> None:
         """Put a message into the mailboxes it is for."""

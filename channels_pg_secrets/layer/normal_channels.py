@@ -12,9 +12,9 @@ import logging
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from channels_pg_secrets.layer import statements
 from channels_pg_secrets.layer.call import Call
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from channels_pg_secrets.layer.wire import Rows
 
 logger = logging.getLogger("channels_pg_secrets.layer")
+T = TypeVar("T")
 
 #: Messages settled by one statement.
 _CHUNK = 500
@@ -98,8 +99,11 @@ class NormalChannels:
         self._leaving = False
         self._lock = threading.Lock()
 
-    async def get(self, channel: str) -> Claimed:
-        """Wait for a message and take it over; from then on it is the caller's alone."""
+    async def get(self, channel: str, opened: Callable[[Claimed], Awaitable[T]]) -> T:
+        """Wait for a message, and take over what ``opened`` makes of it: it is the caller's alone.
+
+        A receiver that is cancelled before that gives the message back.
+        """
         future: Waiter[None] = Waiter()
         with self._lock:
             reader = self._readers.setdefault(channel, Reader())
@@ -108,6 +112,7 @@ class NormalChannels:
         self._kick()
         try:
             await future
+            content = await opened(self._granted[future])
         except asyncio.CancelledError:
             self._leave(channel, future)
             raise
@@ -115,7 +120,7 @@ class NormalChannels:
             claimed = self._granted.pop(future)
             self._unsettled.done.append(claimed.key)
         self._kick()
-        return claimed
+        return content
 
     def announced(self, channel: str) -> None:
         """There is work in this channel, or there was a moment ago."""

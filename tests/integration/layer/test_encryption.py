@@ -222,6 +222,28 @@ async def test_a_cancelled_receive_leaves_the_message(
     assert [(await soon(receiver, channel))["id"] for _ in range(2)] == [1, 2]
 
 
+async def test_a_cancelled_receive_gives_work_back(
+    layers: Layers, stores: list[Store], soon: Soon, eventually: Eventually
+) -> None:
+    """Another reader has it, and the channel is read on."""
+    sender, receiver = (layers(symmetric_encryption_keys=store.source) for store in stores)
+    await sender.send("work", {"type": "test", "id": 0})
+    await soon(receiver, "work")
+    stores[0].put("new")
+    stores[0].source.refresh()
+    stores[1].adapter.answering.clear()
+    stores[1].put("new")
+    await sender.send("work", {"type": "test", "id": 1})
+    receiving = asyncio.create_task(receiver.receive("work"))
+    await eventually(lambda: stores[1].adapter.fetches == 2)
+    receiving.cancel()
+    await asyncio.gather(receiving, return_exceptions=True)
+    assert (await soon(sender, "work"))["id"] == 1
+    stores[1].adapter.answering.set()
+    await sender.send("work", {"type": "test", "id": 2})
+    assert (await soon(receiver, "work"))["id"] == 2
+
+
 async def test_what_no_key_of_the_store_opens_is_dropped(
     layers: Layers, stores: list[Store], soon: Soon, caplog: pytest.LogCaptureFixture
 ) -> None:
