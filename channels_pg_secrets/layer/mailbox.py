@@ -127,6 +127,10 @@ class Mailboxes:
 
     def leave(self, channel: str, waiter: Waiter[Entry | None]) -> None:
         """A receiver was cancelled: what it was handed goes back, and the next one is woken."""
+        if waiter.get_loop().is_closed():
+            # It is the garbage collector that closes the receiver, perhaps while this very thread
+            # holds the lock; sweep() puts back what it was handed.
+            return
         elsewhere: list[Waiter[Entry | None]] = []
         with self._lock:
             box = self._boxes.get(channel) or self._open(channel)

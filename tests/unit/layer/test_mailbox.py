@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -261,3 +262,31 @@ def test_a_message_from_another_thread_wakes_its_receiver(boxes: Mailboxes) -> N
         return await asyncio.wait_for(received(boxes, "a"), 10)
 
     assert asyncio.run(receive()) == b"1"
+
+
+async def test_the_garbage_collector_waits_for_no_lock(
+    boxes: Mailboxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may close the receivers of a closed loop at any time, while the lock is held too."""
+
+    def leave_receivers() -> None:
+        loop = asyncio.new_event_loop()
+        tasks = [loop.create_task(received(boxes, name)) for name in "ab"]
+        for task in tasks:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+
+    forget = boxes._forget_if_empty
+
+    def collect(channel: str, box: mailbox.Mailbox) -> None:
+        gc.collect()
+        forget(channel, box)
+
+    await asyncio.to_thread(leave_receivers)
+    monkeypatch.setattr(boxes, "_forget_if_empty", collect)
+    sweeping = threading.Thread(target=boxes.sweep, daemon=True)
+    sweeping.start()
+    await asyncio.to_thread(sweeping.join, 5)
+    assert not sweeping.is_alive()
+    assert len(boxes) == 0
