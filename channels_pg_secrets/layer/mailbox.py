@@ -24,7 +24,7 @@ Entry = tuple[float, bytes]
 class Mailbox:
     """One channel's messages and those who wait for them."""
 
-    __slots__ = ("capacity", "full", "messages", "waiters")
+    __slots__ = ("capacity", "full", "handed", "messages", "waiters")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -32,6 +32,8 @@ class Mailbox:
         self.messages: deque[Entry] | None = None
         #: Their result is a message, or None: look into the mailbox.
         self.waiters: list[Waiter[Entry | None]] = []
+        #: Those who were handed a message and have not had their turn.
+        self.handed = 0
         #: It reached its capacity, and has not fallen to half of it since.
         self.full = False
 
@@ -58,8 +60,8 @@ class Mailboxes:
         self._expiry = expiry
         self._health = health
         self._boxes: dict[str, Mailbox] = {}
-        #: Those who were handed a message and have not had their turn, and its channel.
-        self._handed: dict[Waiter[Entry | None], str] = {}
+        #: Those who were handed a message and have not had their turn, and where it is from.
+        self._handed: dict[Waiter[Entry | None], Mailbox] = {}
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -82,7 +84,7 @@ class Mailboxes:
                     self._drop_expired(channel, box, now)
                 woken: bool | None = None
                 if box.waiters:
-                    woken = self._wake(channel, box, entry, running, elsewhere)
+                    woken = self._wake(box, entry, running, elsewhere)
                     if woken is False:
                         continue
                 if not self._add(channel, box, entry, woken=bool(woken)):
@@ -99,6 +101,11 @@ class Mailboxes:
         if box is None or not box.messages:
             return None
         with self._lock:
+            if box.handed:
+                # Or what it was would come after this one, if that receiver is cancelled.
+                for waiter, to in reversed(self._handed.copy().items()):
+                    if to is box:
+                        self._recall(waiter, box)
             message = self._take(channel, box)
         if self.full.changed:
             self.full.tell()
@@ -121,8 +128,13 @@ class Mailboxes:
 
     def handed(self, waiter: Waiter[Entry | None], entry: Entry | None) -> bytes | None:
         """Return what a receiver was handed. None: look into the mailbox, and wait again."""
-        if entry is None or self._handed.pop(waiter, None) is None:
+        if entry is None:
             return None
+        with self._lock:
+            box = self._handed.pop(waiter, None)
+            if box is None:
+                return None
+            box.handed -= 1
         return entry[1]
 
     def leave(self, channel: str, waiter: Waiter[Entry | None]) -> None:
@@ -136,10 +148,10 @@ class Mailboxes:
             box = self._boxes.get(channel) or self._open(channel)
             if waiter in box.waiters:
                 box.waiters.remove(waiter)
-            if self._handed.pop(waiter, None) is not None:
-                self._put_back(box, waiter.result())
+            if waiter in self._handed:
+                self._recall(waiter, box)
             if box.messages:
-                self._wake(channel, box, None, running_loop(), elsewhere)
+                self._wake(box, None, running_loop(), elsewhere)
         settle(elsewhere, None)
 
     def __contains__(self, channel: object) -> bool:
@@ -175,19 +187,17 @@ class Mailboxes:
         with self._lock:
             box = self._boxes.get(channel) or self._open(channel)
             self._put_back(box, (expires, message))
-            self._wake(channel, box, None, running_loop(), elsewhere)
+            self._wake(box, None, running_loop(), elsewhere)
         settle(elsewhere, None)
 
     def reclaim(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put back what was handed to receivers in a loop that stands still or is closed."""
         elsewhere: list[Waiter[Entry | None]] = []
         with self._lock:
-            for waiter, channel in reversed(self._handed.copy().items()):
-                if waiter.get_loop() is not loop or self._handed.pop(waiter, None) is None:
-                    continue
-                box = self._boxes.get(channel) or self._open(channel)
-                self._put_back(box, waiter.result())
-                self._wake(channel, box, None, running_loop(), elsewhere)
+            for waiter, box in reversed(self._handed.copy().items()):
+                if waiter.get_loop() is loop:
+                    self._recall(waiter, box)
+                    self._wake(box, None, running_loop(), elsewhere)
         settle(elsewhere, None)
 
     def sweep(self) -> None:
@@ -196,6 +206,7 @@ class Mailboxes:
             if loop.is_closed():
                 self.reclaim(loop)
         now = time.monotonic()
+        elsewhere: list[Waiter[Entry | None]] = []
         with self._lock:
             for channel in list(self._boxes):
                 box = self._boxes[channel]
@@ -203,7 +214,10 @@ class Mailboxes:
                     self._drop_expired(channel, box, now)
                 # Those of a loop closed without cancelling them can never leave by themselves.
                 box.waiters = [w for w in box.waiters if not w.get_loop().is_closed()]
+                if box.messages:  # and one of those was woken, perhaps
+                    self._wake(box, None, running_loop(), elsewhere)
                 self._forget_if_empty(channel, box)
+        settle(elsewhere, None)
         self.full.tell()
 
     def clear(self) -> None:
@@ -251,7 +265,6 @@ class Mailboxes:
 
     def _wake(
         self,
-        channel: str,
         box: Mailbox,
         entry: Entry | None,
         running: asyncio.AbstractEventLoop | None,
@@ -276,9 +289,16 @@ class Mailboxes:
                 return True
             else:
                 waiter.set_result(entry)
-                self._handed[waiter] = channel
+                self._handed[waiter] = box
+                box.handed += 1
                 return False
         return None
+
+    def _recall(self, waiter: Waiter[Entry | None], box: Mailbox) -> None:
+        """Put back what a receiver was handed, who looks again when it is their turn."""
+        del self._handed[waiter]
+        box.handed -= 1
+        self._put_back(box, waiter.result())
 
     def _put_back(self, box: Mailbox, entry: Entry | None) -> None:
         assert entry is not None  # noqa: S101  (it was handed over)
@@ -302,7 +322,7 @@ class Mailboxes:
             self.full.discard(channel)
 
     def _forget_if_empty(self, channel: str, box: Mailbox) -> None:
-        if not box.messages and not box.waiters:
+        if not (box.messages or box.waiters or box.handed):
             del self._boxes[channel]
             if box.full:  # with a capacity of nothing
                 self.full.discard(channel)

@@ -290,3 +290,52 @@ async def test_the_garbage_collector_waits_for_no_lock(
     await asyncio.to_thread(sweeping.join, 5)
     assert not sweeping.is_alive()
     assert len(boxes) == 0
+
+
+async def test_a_wake_up_that_went_to_a_closed_loop_is_made_again(boxes: Mailboxes) -> None:
+    """Whoever else waits for the channel has the message then."""
+    stopped = asyncio.new_event_loop()
+
+    def leave_a_receiver() -> asyncio.Task[bytes]:
+        task = stopped.create_task(received(boxes, "a"))
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        stopped.run_until_complete(asyncio.sleep(0))
+        return task
+
+    left = await asyncio.to_thread(leave_a_receiver)
+    receiving = asyncio.create_task(received(boxes, "a"))
+    await turn()
+    boxes.put("a", b"1")
+    stopped.close()
+    boxes.sweep()
+    await turn()
+    assert receiving.done()
+    assert receiving.result() == b"1"
+    assert not left.done()
+
+
+async def test_a_receiver_takes_no_later_message_before_one_handed_to_another(
+    boxes: Mailboxes,
+) -> None:
+    """Or it would come after it, when the other was cancelled before its turn."""
+    other = asyncio.create_task(received(boxes, "a"))
+    await turn()
+    boxes.put("a", b"1")
+    boxes.put("a", b"2")
+    other.cancel()
+    assert [await received(boxes, "a"), await received(boxes, "a")] == [b"1", b"2"]
+
+
+async def test_who_was_handed_a_message_that_another_took_waits_again(boxes: Mailboxes) -> None:
+    """Each message goes to one receiver."""
+    first = asyncio.create_task(received(boxes, "a"))
+    await turn()
+    boxes.put("a", b"1")
+    boxes.put("a", b"2")
+    assert await received(boxes, "a") == b"1"
+    assert await first == b"2"
+    second = asyncio.create_task(received(boxes, "a"))
+    await turn()
+    boxes.put("a", b"3")
+    assert await second == b"3"
+    assert boxes.size == 0
