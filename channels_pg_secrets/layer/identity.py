@@ -27,6 +27,8 @@ class Identity:
     epoch: int = 0
     #: The tables hold what they had lost of this node; false until that is certain.
     caught_up: bool = True
+    #: A registration was not answered: an entry may be its, and hold nothing of what was lost.
+    doubtful: bool = False
 
     @property
     def name(self) -> str:

@@ -57,14 +57,17 @@ class Registration:
     async def enter(self, wire: Wire) -> None:
         """Enter the node table, or find our entry; then make good whatever was lost."""
         node, identity = self._node, self._node.identity
+        doubtful, identity.doubtful = identity.doubtful, True
         rows = await wire.call(statements.REGISTER, *node.registration())
         incarnation, known, epoch = rows[0]
+        known = known and not doubtful
         entered = identity.incarnation != 0
         emptied = entered and identity.incarnation != incarnation
         with self._tenure.lock:
             if not self._tenure.current:
                 return
             node.registered(incarnation, known=known, epoch=epoch, emptied=emptied)
+            identity.doubtful = False
             # Not undone by a connection that ends here: the next one is known, and has to go on.
             identity.caught_up = identity.caught_up and (known or not entered)
         if not identity.caught_up:

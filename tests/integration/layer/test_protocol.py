@@ -561,6 +561,39 @@ async def test_a_node_that_was_given_up_registers_again(
     assert (await soon(receiver.receive(channel)))["n"] == 1
 
 
+async def test_a_registration_whose_reply_was_lost_is_made_good(
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that finds the entry it made without knowing writes its memberships again."""
+    sender, receiver = layers(), layers(port=proxy.port)
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    await settled(receiver)
+    node = node_of(receiver).identity.node
+    entry = "SELECT FROM channels_pg_secrets_node WHERE id = %s"
+    before = supervisor_of(receiver).publisher.wire
+    call, lost = Wire.call, False
+
+    async def losing(wire: Wire, request: Any, *values: Any) -> Any:
+        nonlocal lost
+        answer = asyncio.create_task(call(wire, request, *values))
+        if request is statements.REGISTER and not lost:
+            lost = True
+            proxy.hold_answers()
+            await until(lambda: installed.execute(entry, (node,)))
+            proxy.reset()
+            proxy.release_answers()
+        return await answer
+
+    monkeypatch.setattr(Wire, "call", losing)
+    installed.execute("SELECT channels_pg_secrets_deregister_v1(%s)", (node,))
+    supervisor_of(receiver)._registration.again()
+    await until(lambda: supervisor_of(receiver).publisher.wire is not before)
+    await settled(receiver)
+    await sender.group_send("group", {"n": 1})
+    assert await drain(receiver, channel, 1) == [1]
+
+
 async def test_a_dead_nodes_rows_are_swept_away(
     layers: Layers, installed: FreshDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
