@@ -119,6 +119,10 @@ class Listener:
         self._inbox = inbox
         self._tenure = tenure
         self._held: dict[int, Held] = {}
+        #: Notifications that wait until the node knows whether it was registered.
+        self._kept: Buffer | None = None
+        #: What a hand-over under way reads is to be read again, later.
+        self._paused = False
         self._warn = inbox.complaints.warn
 
     async def rehearse(self, wire: Wire) -> None:
@@ -132,6 +136,7 @@ class Listener:
         on the old connection is ignored. Letting the watermark sort out two live streams lost
         messages: 3 may come on the new one before 2 on the old.
         """
+        self._paused = False
         buffer = Buffer()
         wire.on_notify = buffer.add
         await wire.call(statements.listen(self._identity.notify_channel))
@@ -150,13 +155,37 @@ class Listener:
             self.notified(payload)
         return old
 
+    def keep(self) -> None:
+        """Keep what comes until :meth:`resume`, or :meth:`pause` drops it.
+
+        A node that registers may be heard of before it has the answer. If the tables had lost it,
+        what was sent before lies there without an announcement, and has to be read first.
+        """
+        if self._kept is None:
+            self._kept = Buffer()
+
+    def resume(self) -> None:
+        """Work off what was kept."""
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return
+        if kept.overflowed:
+            self.pause()
+            self.on_overflow()
+        for payload in kept.payloads:
+            self.notified(payload)
+
     def pause(self) -> None:
         """Hear nothing until the next connection has taken over: it reads what comes meanwhile."""
+        self._kept, self._paused = None, True
         if self.wire is not None:
             self.wire.on_notify = _ignore
 
     def notified(self, payload: bytes) -> None:
         """Deal with one notification. A payload that is none of ours is logged and skipped."""
+        if self._kept is not None:
+            self._kept.add(payload)
+            return
         try:
             frame = self._identity.key.open(payload)
         except FrameInvalid as error:
@@ -179,6 +208,8 @@ class Listener:
             marks = self._marks.columns()
             node = self._identity.node
             rows = await wire.call(statements.BACKLOG, node, *marks, sender, number, joins, PAGE)
+            if self._paused:
+                raise WireLost("the tables had lost this node: they are read again")
             for sender, number, items, age in rows:
                 # Seen from here it is younger by the time that the answer took: a leave and a join
                 # that close to each other count as in this order.

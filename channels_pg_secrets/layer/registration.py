@@ -13,6 +13,7 @@ from channels_pg_secrets.layer.publisher import MembershipJob, Publisher
 from channels_pg_secrets.layer.wire import Wire, WireLost
 
 if TYPE_CHECKING:
+    from channels_pg_secrets.layer.listener import Listener
     from channels_pg_secrets.layer.node import Node
     from channels_pg_secrets.layer.tenure import Tenure
 
@@ -21,12 +22,18 @@ class Registration:
     """Belongs to the home loop. ``on_missed`` is called when what was sent is to be read again."""
 
     def __init__(
-        self, node: Node, publisher: Publisher, tenure: Tenure, on_missed: Callable[[], None]
+        self,
+        node: Node,
+        publisher: Publisher,
+        listener: Listener,
+        tenure: Tenure,
+        on_missed: Callable[[], None],
     ) -> None:
         #: The tables hold the node, and its memberships, as far as is known.
         self.entered = asyncio.Event()
         self._node = node
         self._publisher = publisher
+        self._listener = listener
         self._tenure = tenure
         self._on_missed = on_missed
         self._again: asyncio.Task[None] | None = None
@@ -56,6 +63,25 @@ class Registration:
 
     async def enter(self, wire: Wire) -> None:
         """Enter the node table, or find our entry; then make good whatever was lost."""
+        self._listener.keep()
+        try:
+            if not await self._register(wire):
+                return
+            if not self._node.identity.caught_up:
+                # What was sent before is to be read again, if it is still there.
+                self.entered.clear()
+                self._on_missed()
+        finally:
+            self._listener.resume()
+        identity = self._node.identity
+        if not identity.caught_up:
+            await self._write_memberships(wire)
+            await wire.call(statements.CATCH_UP, identity.prefix, identity.node)
+            identity.caught_up = True
+        self.entered.set()
+
+    async def _register(self, wire: Wire) -> bool:
+        """Do so; False where another home has taken over."""
         node, identity = self._node, self._node.identity
         doubtful, identity.doubtful = identity.doubtful, True
         rows = await wire.call(statements.REGISTER, *node.registration())
@@ -65,18 +91,12 @@ class Registration:
         emptied = entered and identity.incarnation != incarnation
         with self._tenure.lock:
             if not self._tenure.current:
-                return
+                return False
             node.registered(incarnation, known=known, epoch=epoch, emptied=emptied)
             identity.doubtful = False
             # Not undone by a connection that ends here: the next one is known, and has to go on.
             identity.caught_up = identity.caught_up and (known or not entered)
-        if not identity.caught_up:
-            # What was sent before is to be read again, if it is still there.
-            self._on_missed()
-            await self._write_memberships(wire)
-            await wire.call(statements.CATCH_UP, identity.prefix, identity.node)
-            identity.caught_up = True
-        self.entered.set()
+        return True
 
     def again(self) -> None:
         """The tables do not know this node: it was silent for too long, or they were emptied."""

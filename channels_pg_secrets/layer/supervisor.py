@@ -64,7 +64,7 @@ class Supervisor:
         self._next_heartbeat = 0.0
         #: Young sessions in a row that had no rights.
         self._refusals = 0
-        self._registration = Registration(node, self.publisher, tenure, self._missed)
+        self._registration = Registration(node, self.publisher, self.listener, tenure, self._missed)
         self._loop = asyncio.get_running_loop()
         self.publisher.on_unknown = self._registration.again
         self.publisher.on_rights_lost = self._rights_lost

@@ -226,7 +226,9 @@ BEGIN
     IF p_blob IS NOT NULL THEN
         PERFORM @schema@.channels_pg_secrets_store_v1(v_slice, p_sender, p_seq, p_blob, p_ttl);
     END IF;
-    PERFORM pg_notify(p_channel, p_head || p_body);
+    -- Not where the tables do not know the node: it would hear this and not what emit left as a row
+    -- before, and drop that when it reads its rows.
+    PERFORM pg_notify(p_channel, p_head || p_body) FROM @schema@.channels_pg_secrets_node n WHERE n.id = p_node;
     RETURN '';
 END $$;
 

@@ -18,7 +18,7 @@ from channels_pg_secrets.layer import listener, statements, supervisor
 from channels_pg_secrets.layer.channel_layer import PostgresChannelLayer
 from channels_pg_secrets.layer.listener import Listener
 from channels_pg_secrets.layer.node import Node
-from channels_pg_secrets.layer.wire import Wire
+from channels_pg_secrets.layer.wire import Wire, WireLost
 from channels_pg_secrets.sql import install
 from pg_secrets.testing.database import FreshDatabase
 from pg_secrets.testing.proxy import FaultProxy
@@ -592,6 +592,73 @@ async def test_a_registration_whose_reply_was_lost_is_made_good(
     await settled(receiver)
     await sender.group_send("group", {"n": 1})
     assert await drain(receiver, channel, 1) == [1]
+
+
+async def send_in_company(sender: PostgresChannelLayer, channel: str, number: int) -> None:
+    """Send a message as one of several, for which the database looks up where it goes."""
+    company = (sender.send("work", {}), sender.group_send("nobody", {}))
+    await asyncio.gather(company[0], sender.send(channel, {"n": number}), company[1])
+
+
+async def test_what_came_while_the_tables_had_lost_a_node_is_heard_first(
+    layers: Layers, installed: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither who knows the node overtakes it, nor who is heard while it registers."""
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    for _ in range(2):
+        await sender.send(channel, {"n": 0})
+        await settled(sender)
+    await settled(receiver)
+    installed.execute(
+        "SELECT channels_pg_secrets_deregister_v1(%s)", (node_of(receiver).identity.node,)
+    )
+    await send_in_company(sender, channel, 1)
+    await sender.send(channel, {"n": 2})
+    call = Wire.call
+
+    async def late(wire: Wire, request: Any, *values: Any) -> Any:
+        rows = await call(wire, request, *values)
+        if request is statements.REGISTER:
+            await sender.send(channel, {"n": 3})
+            await asyncio.sleep(0.1)
+        return rows
+
+    monkeypatch.setattr(Wire, "call", late)
+    supervisor_of(receiver)._registration.again()
+    assert await drain(receiver, channel, 5) == [0, 0, 1, 2, 3]
+
+
+async def test_a_hand_over_during_a_registration_afresh_reads_again(
+    layers: Layers, installed: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in rows that were not there yet when it read them is not lost."""
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    await settled(receiver)
+    registration = supervisor_of(receiver)._registration
+    call, read = Wire.call, False
+
+    async def lose(wire: Wire, request: Any, *values: Any) -> Any:
+        nonlocal read
+        rows = await call(wire, request, *values)
+        if request is statements.BACKLOG and values[-1] and not values[-2] and not read:
+            read = True
+            node = node_of(receiver).identity.node
+            installed.execute("SELECT channels_pg_secrets_deregister_v1(%s)", (node,))
+            await send_in_company(sender, channel, 1)
+            registration.again()
+            await until(lambda: not registration.under_way)
+        return rows
+
+    monkeypatch.setattr(Wire, "call", lose)
+    old = supervisor_of(receiver).listener.wire
+    assert old is not None
+    old.abandon(WireLost("by the test"))
+    await until(lambda: read and supervisor_of(receiver).listener.wire is not old)
+    await connected(receiver)
+    await sender.send(channel, {"n": 2})
+    assert await drain(receiver, channel, 2) == [1, 2]
 
 
 async def test_a_dead_nodes_rows_are_swept_away(
