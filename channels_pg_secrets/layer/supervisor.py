@@ -317,8 +317,10 @@ class Supervisor:
         def lost(error: Exception) -> None:
             wire.opened.release()
             if link.wire is wire:
-                if link is self._publishing:
-                    self._registration.entered.clear()
+                self._registration.entered.clear()
+                if link is self._listening:
+                    # A crash behind a pooler ends this connection alone: are we known yet?
+                    self._registration.again()
                 self._node.disconnected(link.name, error)
                 self._wake.set()
 

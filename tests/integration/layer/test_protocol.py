@@ -397,6 +397,25 @@ async def test_tables_emptied_by_a_crash_lose_nothing(
     assert node_of(receiver).identity.incarnation != incarnation
 
 
+async def test_a_listener_that_is_lost_alone_waits_for_the_memberships(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """A pooler may keep the publisher's connection through a crash, which then goes unnoticed."""
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    await sender.new_channel()
+    await settled(sender)
+    await settled(receiver)
+    empty_tables(installed)
+    await soon(sender.group_send("group", {"n": 1}))
+    await sender.send(channel, {"n": 2})
+    old = supervisor_of(receiver).listener.wire
+    assert old is not None
+    old.abandon(WireLost("by the test"))
+    assert await drain(receiver, channel, 2) == [1, 2]
+
+
 async def test_messages_that_vanished_with_the_tables_are_sent_again(
     layers: Layers, installed: FreshDatabase, proxy: FaultProxy
 ) -> None:
