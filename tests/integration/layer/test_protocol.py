@@ -194,6 +194,35 @@ async def test_a_batch_whose_reply_was_lost_arrives_once(layers: Layers, proxy: 
     assert await drain(receiver, work, 3) == [0, 1, 2]
 
 
+async def test_a_retry_adds_nothing_for_who_joined_after_its_ghost(
+    layers: Layers, proxy: FaultProxy
+) -> None:
+    """A batch that was done is left as it is, though its group has another member since."""
+    # Written again, the message to the group would share a frame with the one to the channel, under
+    # a number that the receiver has not seen: it could not tell that it has the latter already.
+    sender, receiver = layers(port=proxy.port), layers()
+    channel = await receiver.new_channel()
+    await sender.send(channel, {"n": 0})
+    await settled(sender)
+    publisher = supervisor_of(sender).publisher
+    publisher.hold()  # so that both go in one batch
+    sending = [
+        asyncio.create_task(sender.send(channel, {"n": 1})),
+        asyncio.create_task(sender.group_send("group", {"n": 2})),
+    ]
+    await until(lambda: len(node_of(sender).outbox._queue) == 2)
+    proxy.hold_answers()
+    publisher.release()
+    assert [(await soon(receiver.receive(channel)))["n"] for _ in range(2)] == [0, 1]
+    await receiver.group_add("group", channel)
+    assert not any(task.done() for task in sending)
+    proxy.reset()
+    proxy.release_answers()
+    await soon(asyncio.gather(*sending))
+    await sender.send(channel, {"n": 3})
+    assert await drain(receiver, channel, 1) == [3]
+
+
 async def test_one_bad_message_fails_alone(layers: Layers, installed: FreshDatabase) -> None:
     """When the server refuses a batch, it is split until only what it will not have fails."""
     sender, receiver = layers(), layers()
