@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from redis.exceptions import AuthenticationError
 from redis.retry import Retry
 
 from channels_pg_secrets.engines.redis_connection import Following
-from pg_secrets import Credentials, CredentialSource, Lease
+from pg_secrets import Credentials, CredentialSource, Lease, policy
 from pg_secrets.testing.adapter import ScriptedAdapter
 from pg_secrets.testing.redis import RedisServer
 
@@ -48,81 +48,140 @@ class UsersOnLease(ScriptedAdapter):
 
 
 class Load:
-    """Group messages from one layer to another, numbered and counted."""
+    """Numbered messages of two layers to a channel of a third, and to a group that it is in.
 
-    def __init__(self, sender: Any, receiver: Any, until: Until) -> None:
-        self.sender, self.receiver, self._until = sender, receiver, until
-        self.sent, self.received = 0, list[int]()
+    Each layer has a source of its own, as in three processes.
+    """
+
+    #: Messages on the way, at most: over its capacity of 100 the core layer refuses and drops.
+    limit = 50
+
+    def __init__(self, make: Make, store: ScriptedAdapter, until: Until) -> None:
+        self.sources = [CredentialSource(store) for _ in range(3)]
+        self._receiver, *senders = map(make, self.sources)
+        self._senders = dict(zip("ab", senders, strict=True))
+        self._until = until
+        self._sent = dict.fromkeys(self._senders, 0)
+        #: What came to each channel: its sender and number.
+        self._received: dict[str, list[tuple[str, int]]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         self._ending = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Load]:
-        """Run until the block ends, and then wait for what is on its way."""
-        channel = await self.receiver.new_channel()
-        await self.receiver.group_add("group", channel)
-        receiving = asyncio.create_task(self._receive(channel))
-        sending = self._sending = asyncio.create_task(self._send())
+        """Run until the block ends, wait for what is on its way, and see that all has come."""
+        channel, other = [await self._receiver.new_channel() for _ in range(2)]
+        for member in (channel, other):
+            self._received[member] = []
+            await self._receiver.group_add("group", member)
+        receiving = [asyncio.create_task(self._receive(member)) for member in self._received]
+        sending = [asyncio.create_task(self._send(name, channel)) for name in self._senders]
+        self._tasks = [*receiving, *sending]
         try:
             yield self
             self._ending = True
-            await asyncio.wait_for(sending, 10)
-            await self._until(lambda: len(self.received) >= self.sent)
+            await asyncio.wait_for(asyncio.gather(*sending), 10)
+            expected = {
+                channel: {name: list(range(sent)) for name, sent in self._sent.items()},
+                other: {name: list(range(0, sent, 2)) for name, sent in self._sent.items()},
+            }
+            total = sum(len(numbers) for part in expected.values() for numbers in part.values())
+            await self._until(lambda: self._number() >= total)
+            assert self._by_sender() == expected
         finally:
-            receiving.cancel()
-            sending.cancel()
-            await asyncio.gather(receiving, sending, return_exceptions=True)
-        assert receiving.cancelled(), receiving
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        assert all(task.cancelled() for task in receiving), receiving
 
     async def pass_on(self, more: int) -> None:
         """Wait until some more messages have arrived."""
-        wanted = len(self.received) + more
+        wanted = self._number() + more
 
         def passed_on() -> bool:
-            assert not self._sending.done(), self._sending
-            return len(self.received) >= wanted
+            for task in self._tasks:
+                if task.done():
+                    task.result()
+            return self._number() >= wanted
 
         await self._until(passed_on)
 
-    async def _send(self) -> None:
+    async def refresh(self) -> None:
+        """Have all sources fetch now."""
+        for source in self.sources:
+            await asyncio.to_thread(source.refresh)
+
+    def _number(self) -> int:
+        return sum(map(len, self._received.values()))
+
+    def _by_sender(self) -> dict[str, dict[str, list[int]]]:
+        """What came to each channel from each sender, in the order in which it came."""
+        return {
+            channel: {name: [n for by, n in came if by == name] for name in self._senders}
+            for channel, came in self._received.items()
+        }
+
+    async def _send(self, name: str, channel: str) -> None:
+        """Send to the group and to the channel in turn; the latter has to get all, in order."""
         while not self._ending:
-            await self.sender.group_send("group", {"type": "count", "n": self.sent})
-            self.sent += 1
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.004)
+            if sum(self._sent.values()) - len(self._received[channel]) > self.limit:
+                continue
+            message = {"type": "count", "by": name, "n": self._sent[name]}
+            if self._sent[name] % 2:
+                await self._senders[name].send(channel, message)
+            else:
+                await self._senders[name].group_send("group", message)
+            self._sent[name] += 1
 
     async def _receive(self, channel: str) -> None:
         while True:
-            self.received.append((await self.receiver.receive(channel))["n"])
+            message = await self._receiver.receive(channel)
+            self._received[channel].append((message["by"], message["n"]))
 
 
 @pytest.fixture
-def load(make: Make, until: Until) -> Callable[[CredentialSource], Load]:
-    """Makes a load between two layers that share a source."""
-    return lambda source: Load(make(source), make(source), until)
+def load(
+    make: Make, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[ScriptedAdapter], Load]]:
+    """Makes a load between layers whose logins come from a store, asked at any time."""
+    monkeypatch.setattr(policy, "FETCH_SPACING", 0.0)
+    made: list[Load] = []
+
+    def build(store: ScriptedAdapter) -> Load:
+        made.append(Load(make, store, until))
+        return made[-1]
+
+    yield build
+    for source in (source for one in made for source in one.sources):
+        source.close()
 
 
-MakeLoad = Callable[[CredentialSource], Load]
+MakeLoad = Callable[[ScriptedAdapter], Load]
 
 
-async def test_a_new_password_interrupts_nobody(
+async def test_new_passwords_interrupt_nobody(
     server: RedisServer, load: MakeLoad, until: Until
 ) -> None:
-    """Open connections log in anew in place, nothing is lost or repeated, nothing refused."""
+    """At each of 20 changes open connections log in anew in place; nothing is lost, comes twice,
+    comes out of its sender's order or is refused."""
     store = ScriptedAdapter(FIRST)
-    source = CredentialSource(store)
-    async with load(source).running() as messages:
+    async with load(store).running() as messages:
         await messages.pass_on(50)
         before = await asyncio.to_thread(sessions, server)
-        # For a moment both are good, as with every rotation that is planned.
-        await asyncio.to_thread(server.execute, "ACL", "SETUSER", "app", ">second")
-        store.then(SECOND)
-        await asyncio.to_thread(source.refresh)
-        await until(lambda: logins_in_place(server) >= len(before))
-        await asyncio.to_thread(server.execute, "ACL", "SETUSER", "app", "<first")
-        await messages.pass_on(50)
+        old = str(FIRST.password)
+        for number in range(20):
+            new, logins = f"password-{number}", await asyncio.to_thread(logins_in_place, server)
+            # For a moment both are good, as with every rotation that is planned.
+            await asyncio.to_thread(server.execute, "ACL", "SETUSER", "app", f">{new}")
+            store.then(Credentials(user="app", password=new))
+            await messages.refresh()
+            await until(lambda logins=logins: logins_in_place(server) >= logins + len(before))
+            await asyncio.to_thread(server.execute, "ACL", "SETUSER", "app", f"<{old}")
+            await messages.pass_on(10)
+            old = new
         assert before <= await asyncio.to_thread(sessions, server)
-    assert sorted(messages.received) == list(range(messages.sent))
     assert await asyncio.to_thread(server.refusals) == 0
-    source.close()
 
 
 def sessions(server: RedisServer) -> set[str]:
@@ -137,26 +196,49 @@ def logins_in_place(server: RedisServer) -> int:
         return int(client.info("commandstats").get("cmdstat_auth", {"calls": 0})["calls"])
 
 
-async def test_a_new_user_interrupts_nobody(
+async def test_new_users_interrupt_nobody(
     server: RedisServer,
     load: MakeLoad,
     until: Until,
     rules: list[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The old user is deleted when no connection is his any more, and no message is lost."""
-    monkeypatch.setattr(Following, "idle_limit", 0.5)
+    """At each of 20 changes the old users are deleted when no connection is theirs any more;
+    nothing is lost, comes twice, comes out of its sender's order or is refused."""
+    # Of a user who is deleted under open connections channels_redis cannot promise that: see
+    # test_a_user_deleted_too_early_costs_a_reconnect, and the table in docs/howto/redis.md.
+    monkeypatch.setattr(Following, "idle_limit", 3.0)
+    store = UsersOnLease(server, rules)
+    async with load(store).running() as messages:
+        await messages.pass_on(50)
+        for number in range(1, 21):
+            await messages.refresh()
+            await until(lambda number=number: len(store.revoked) >= 3 * number)
+            current = {f"v-{3 * number + each}" for each in (1, 2, 3)}
+            # Not all three, while one of them connects.
+            assert set(await asyncio.to_thread(server.users)) <= current
+            await messages.pass_on(10)
+    assert len({gone.user for gone in store.revoked}) == 60
+    assert await asyncio.to_thread(server.refusals) == 0
+
+
+async def test_an_idle_connection_keeps_no_user(
+    server: RedisServer,
+    make: Make,
+    until: Until,
+    rules: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The old user is deleted though nobody uses the connection that is his any more."""
+    monkeypatch.setattr(Following, "idle_limit", 0.1)
     store = UsersOnLease(server, rules)
     source = CredentialSource(store)
-    async with load(source).running() as messages:
-        await messages.pass_on(50)
-        await asyncio.to_thread(source.refresh)
-        await until(lambda: store.revoked)
-        assert set(await asyncio.to_thread(server.users)) == {"v-2"}
-        await messages.pass_on(50)
-    assert sorted(messages.received) == list(range(messages.sent))
-    assert [revoked.user for revoked in store.revoked] == ["v-1"]
-    assert await asyncio.to_thread(server.refusals) == 0
+    layer = make(source)
+    await layer.send("asgi-nobody", {"type": "direct"})
+    assert await asyncio.to_thread(server.users) == ["v-1"]
+    await asyncio.to_thread(source.refresh)
+    await until(lambda: store.revoked)
+    assert await asyncio.to_thread(server.users) == []
     source.close()
 
 
@@ -197,12 +279,11 @@ async def test_a_store_that_is_ahead_costs_nothing(
 ) -> None:
     """Connections keep a login that works while Redis refuses the new one, and move later."""
     store = ScriptedAdapter(FIRST)
-    source = CredentialSource(store)
-    async with load(source).running() as messages:
+    async with load(store).running() as messages:
         await messages.pass_on(20)
         before = await asyncio.to_thread(sessions, server)
         store.then(SECOND)
-        await asyncio.to_thread(source.refresh)
+        await messages.refresh()
         await until(lambda: server.refusals() > 0)
         await messages.pass_on(50)
         refusals = await asyncio.to_thread(server.refusals)
@@ -210,8 +291,6 @@ async def test_a_store_that_is_ahead_costs_nothing(
         await until(lambda: logins_in_place(server) >= refusals + len(before))
         await messages.pass_on(20)
         assert before <= await asyncio.to_thread(sessions, server)
-    assert sorted(messages.received) == list(range(messages.sent))
-    source.close()
 
 
 def test_the_how_to_leads_from_one_login_to_the_next(server: RedisServer) -> None:
