@@ -2,7 +2,8 @@
 
 Two processes send one message to and fro, as in the workload ``ping_pong``. Each notes when
 ``send()`` was called, when libpq was given the statement and gave back control, when a socket was
-readable, and when ``receive()`` and ``send()`` returned, on the machine's monotonic clock.
+readable, and when ``receive()`` and ``send()`` returned, on the machine's monotonic clock. Beside
+that stands what it costs to count a message, and to ask for the counters.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+import timeit
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ _PARTS = (
 )
 #: Beside them, while the message travels on.
 _ANSWER = "libpq to the end of send(), which waits for the commit"
+_COUNTED, _STATS = "to count one message, at both ends", "layer.stats()"
 
 
 class Notes:
@@ -43,6 +46,8 @@ class Notes:
         #: For each message sent, and for each received, the nanoseconds by event.
         self.sent: list[dict[str, int]] = []
         self.received: list[dict[str, int]] = []
+        #: What the health of the layer costs, in microseconds.
+        self.health: dict[str, float] = {}
         self._readable = 0
 
     def watch(self) -> None:
@@ -93,8 +98,23 @@ async def _take_part(database: dict[str, Any], rounds: int, *, begins: bool) -> 
         else:
             await notes.receive(layer, channel)
             await notes.send(layer, there, number)
+    notes.health = _health(layer)
     await layer.close()
     return notes
+
+
+def _health(layer: Any, calls: int = 1000) -> dict[str, float]:
+    """Return the microseconds that counting a message takes, and stats(), at best."""
+    node = layer._node
+
+    def counted() -> None:
+        node.health.sent += 1
+        node.health.received += 1
+
+    return {
+        name: min(timeit.repeat(call, number=calls, repeat=20)) / calls * 1e6
+        for name, call in ((_COUNTED, counted), (_STATS, layer.stats))
+    }
 
 
 def measure(rounds: int) -> dict[str, float]:
@@ -121,7 +141,7 @@ def measure(rounds: int) -> dict[str, float]:
     }
     found[_ANSWER] = statistics.median(one["answered"] - one["sent"] for one in both) / 1e3
     whole = [b["received"] - a["send"] for a, b in zip(there, back, strict=True)]
-    return {**found, "there and back": statistics.median(whole) / 1e3}
+    return {**found, "there and back": statistics.median(whole) / 1e3, **notes[0]["health"]}
 
 
 def _start(database: dict[str, Any], rounds: int, part: str) -> subprocess.Popen[str]:
@@ -155,10 +175,10 @@ def main() -> None:
         return
     found = measure(options.rounds)
     if options.json:
-        print(json.dumps({name: round(value, 1) for name, value in found.items()}, indent=1))
+        print(json.dumps({name: round(value, 2) for name, value in found.items()}, indent=1))
         return
     for name, value in found.items():
-        print(f"{name:55} {value:6.0f} µs")
+        print(f"{name:55} {value:6.{0 if value >= 20 else 2}f} µs")
 
 
 if __name__ == "__main__":
