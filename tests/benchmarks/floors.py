@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 import uuid
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -25,22 +26,24 @@ _CHANNEL = "specific.0123456789abcdef!0123456789ab"
 class BareNotify:
     """Sends a text by ``pg_notify`` and waits for it with ``notifies()``; no layer, no encoding.
 
-    One connection sends and one listens, as in any layer. It stands in for a layer in the
-    workloads that only send to and receive from one channel.
+    One connection sends and one listens, as in any layer. Several senders wait for each other, as
+    psycopg has one statement in flight. It stands in for a layer in the workloads that only send
+    to and receive from one channel.
     """
 
     def __init__(self, database: dict[str, Any]) -> None:
         self._params = _params(database)
+        self._name = f"floor_{uuid.uuid4().hex}"
         self._sender: psycopg.AsyncConnection[Any] | None = None
         self._notifies: AsyncGenerator[psycopg.Notify, None] | None = None
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """Listen on a new channel; one for each process."""
-        name = f"floor_{uuid.uuid4().hex}"
-        listener = await psycopg.AsyncConnection.connect(**self._params, autocommit=True)
-        await listener.execute(f'LISTEN "{name}"')
-        self._notifies = listener.notifies()
-        return name
+        """Listen on a channel, the same each time; one for each process."""
+        if self._notifies is None:
+            listener = await psycopg.AsyncConnection.connect(**self._params, autocommit=True)
+            await listener.execute(f'LISTEN "{self._name}"')
+            self._notifies = listener.notifies()
+        return self._name
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         """Notify with the message's padding, which makes up most of its bytes."""
@@ -61,23 +64,33 @@ class BareRow:
 
     A message that must survive a lost connection is written down somewhere; this is the least that
     takes on PostgreSQL: one prepared statement that inserts it and notifies, no function, no HMAC.
+    What several senders send is in flight at once (libpq's pipeline mode), each message in a
+    transaction of its own.
     """
 
     def __init__(self, database: dict[str, Any]) -> None:
         self._params = _params(database)
+        self._name = ""
         self._sender: pq.abc.PGconn | None = None
-        self._numbers = itertools.count()
-        self._sent: asyncio.Future[None] | None = None
+        # Apart from those of whoever else sends to the same channel.
+        self._numbers = itertools.count(secrets.randbits(30) << 32)
+        #: Of what is in flight, in its order.
+        self._sent: deque[asyncio.Future[None]] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._payloads: deque[bytes] = deque()
         self._open: list[psycopg.Connection[Any]] = []
 
     async def new_channel(self, prefix: str = "specific") -> str:
-        """Listen on a new channel; one for each process."""
+        """Listen on a channel, the same each time; one for each process."""
+        if not self._name:
+            connection = self._connect()
+            self._name = self._listen(connection)
+            self._watch(connection.pgconn, self._heard)
+        return self._name
+
+    def _listen(self, connection: psycopg.Connection[Any]) -> str:
         name = f"floor_{uuid.uuid4().hex}"
-        connection = self._connect()
         connection.execute(f'LISTEN "{name}"')
-        self._watch(connection.pgconn, self._heard)
         return name
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
@@ -96,9 +109,11 @@ class BareRow:
 
     async def _answer(self) -> None:
         assert self._sender is not None
-        self._sent = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sent.append(answer)
+        self._sender.pipeline_sync()
         self._sender.flush()
-        await self._sent
+        await answer
 
     async def _notification(self) -> bytes:
         if not self._payloads:
@@ -124,6 +139,7 @@ class BareRow:
             b"WITH written AS (INSERT INTO floor_row VALUES ($1, $2::bigint, $3))"
             b" SELECT pg_notify($1, $3)",
         )
+        connection.pgconn.enter_pipeline_mode()
         self._watch(connection.pgconn, self._answered)
         return connection.pgconn
 
@@ -134,13 +150,14 @@ class BareRow:
 
     def _answered(self, pgconn: pq.abc.PGconn) -> None:
         pgconn.consume_input()
-        while not pgconn.is_busy():
+        while self._sent and not pgconn.is_busy():
             result = pgconn.get_result()
             if result is None:
-                break
+                continue  # That was all of one statement.
+            if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                self._sent.popleft().set_result(None)
+                continue
             assert result.status == pq.ExecStatus.TUPLES_OK, result.error_message
-            if self._sent is not None and not self._sent.done():
-                self._sent.set_result(None)
 
     def _heard(self, pgconn: pq.abc.PGconn) -> None:
         pgconn.consume_input()
@@ -163,11 +180,9 @@ class BareFrame(BareRow):
         #: By name of the channel here, of whoever listens: the node, its channel and its key.
         self._peers: dict[str, tuple[int, bytes, FrameKey]] = {}
 
-    async def new_channel(self, prefix: str = "specific") -> str:
+    def _listen(self, connection: psycopg.Connection[Any]) -> str:
         """Listen as a node of the layer does; the name holds all that a sender must know."""
-        connection = self._connect()
         connection.execute(f'LISTEN "{self._here.notify_channel}"')
-        self._watch(connection.pgconn, self._heard)
         self._register(connection)
         inner, outer = self._here.key.pads()
         return f"{self._here.node}!{self._here.notify_channel}!{inner.hex()}!{outer.hex()}"
@@ -212,6 +227,7 @@ class BareFrame(BareRow):
         if not self._here.incarnation:
             self._register(connection)
         connection.pgconn.prepare(statements.PUBLISH_FRAME.name, statements.PUBLISH_FRAME.sql)
+        connection.pgconn.enter_pipeline_mode()
         self._watch(connection.pgconn, self._answered)
         return connection.pgconn
 

@@ -107,7 +107,8 @@ def test_the_report_of_a_run_has_the_promised_shape(tmp_path: Path) -> None:
     """One command measures in real processes, and writes the rows that others rely on."""
     file = tmp_path / "figures.json"
     command = [sys.executable, str(COMPARE), "--tiny", "--json", str(file)]
-    command += ["--peers", "memory,floor", "--workloads", "ping_pong,in_process,fanout_1000"]
+    workloads = "ping_pong,in_process,senders_50,fanout_1000"
+    command += ["--peers", "memory,floor,floor_row,floor_frame", "--workloads", workloads]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(file.read_text())
@@ -118,6 +119,8 @@ def test_the_report_of_a_run_has_the_promised_shape(tmp_path: Path) -> None:
         assert row["unit"] == "us"
         assert row["spread"][0] <= row["median"] <= row["spread"][1]
         assert row["per_message"]["cpu_us"] > 0
+    for floor in contenders.FLOORS:
+        assert rows["senders_50", floor]["median"] > 0
     assert rows["in_process", "memory"]["median"] > 0
     assert rows["fanout_1000", "channels_pg_secrets"]["median"] > 0
     # Who cannot do it is there, with the reason.
@@ -196,5 +199,9 @@ def test_tables_show_medians_with_their_spread() -> None:
 
 def test_the_floor_is_only_asked_for_what_it_can_do() -> None:
     """The floor stands in for a layer in the workloads with one channel in each process."""
-    assert {kind.__name__ for kind in ALL if kind.floor} == {"PingPong", "PingPongBusy"}
+    assert {kind.__name__ for kind in ALL if kind.floor} == {
+        "PingPong",
+        "PingPongBusy",
+        "Senders50",
+    }
     assert not hasattr(BareNotify, "group_send")

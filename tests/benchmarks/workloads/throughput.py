@@ -43,6 +43,7 @@ class Senders50(Stream):
     points = (
         Point({"senders_50": "messages/s"}, "50 concurrent senders, another process receives"),
     )
+    floor = True
 
     async def measure(self, team: Team, point: Point) -> Reading:
         """50 tasks send, each awaiting one send after the other."""
