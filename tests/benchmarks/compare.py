@@ -59,7 +59,6 @@ def main() -> None:
         verdicts,
         versions=versions,
         scale=scale.name,
-        repetitions=scale.repetitions,
         settings=settings,
         command=command,
     )

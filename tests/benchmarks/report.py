@@ -39,6 +39,8 @@ def versions(servers: dict[str, str]) -> dict[str, str]:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    if "uvloop" in found:
+        found["uvloop"] += " (installed, not used)"
     return found
 
 
@@ -83,9 +85,30 @@ def facts(found: dict[str, Any]) -> str:
     settings = ", ".join(f"{name}={value}" for name, value in found["settings"].items())
     return (
         f"{found['date']}, {found['machine']}. Scale: {found['scale']}, medians of"
-        f" {found['repetitions']} interleaved repetitions with the lowest and the highest."
+        f" {repetitions(found['rows'])} with the lowest and the highest."
         f" {used}. PostgreSQL with {settings}. Command: `{found['command']}`."
     )
+
+
+def repetitions(rows: Sequence[Row]) -> str:
+    """Return how often workloads were measured: most of them, and those for which it differs."""
+    numbers: dict[str, set[int]] = {}
+    for row in rows:
+        if values := row.get("values"):
+            numbers.setdefault(row["workload"], set()).add(len(values))
+    workloads: dict[tuple[int, ...], list[str]] = {}
+    for workload, found in numbers.items():
+        workloads.setdefault(tuple(sorted(found)), []).append(f"`{workload}`")
+    if not workloads:
+        return "no repetitions"
+    most = max(workloads, key=lambda found: len(workloads[found]))
+    others = [
+        f"{_either(found)} for {', '.join(names)}"
+        for found, names in workloads.items()
+        if found != most
+    ]
+    text = f"{_either(most)} interleaved repetitions"
+    return f"{text} ({'; '.join(others)})" if others else text
 
 
 def figures(rows: Sequence[Row]) -> str:
@@ -124,7 +147,15 @@ def wanted(verdict: Verdict) -> str:
 
 
 def costs(rows: Sequence[Row]) -> str:
-    """Return CPU of all our processes + of the server, and memory, for each message."""
+    """Return what a message costs, and what that is."""
+    return (
+        "CPU of all processes of the layer + of the server; peak memory of the processes above"
+        " where the repetition began. A message is one delivery.\n\n" + _costs(rows)
+    )
+
+
+def _costs(rows: Sequence[Row]) -> str:
+    """Return CPU of all a layer's processes + of the server, and memory, for each message."""
 
     def cell(row: Row | None) -> str:
         cost = (row or {}).get("per_message")
@@ -133,30 +164,29 @@ def costs(rows: Sequence[Row]) -> str:
         cpu, server = _number(cost["cpu_us"]), _number(cost["server_cpu_us"])
         return f"{cpu} + {server} µs, {_number(cost['memory_bytes'])} B"
 
-    return (
-        "CPU of all processes of the layer + of the server; peak memory of the processes above"
-        " where the repetition began. A message is one delivery.\n\n"
-        + _table([row for row in rows if "per_message" in row and _first(row)], cell)
-    )
+    known = [row for row in rows if "per_message" in row and _first(row)]
+    return _table(known, cell, units=False)
 
 
 def growth(rows: Sequence[Row]) -> str:
-    """Return how figures change along an axis, each with its CPU per message."""
+    """Return how figures change along an axis, and with them what a message costs."""
     parts = []
     for axis in dict.fromkeys(row["growth"] for row in rows):
-        parts.append(f"By {axis}:")
-        parts.append(figures([row for row in rows if row["growth"] == axis]))
+        along = [row for row in rows if row["growth"] == axis]
+        parts += [f"By {axis}:", figures(along)]
+        if any("per_message" in row for row in along):
+            parts += ["What a message costs there:", _costs(along)]
     return "\n\n".join(parts)
 
 
-def _table(rows: Sequence[Row], cell: Any) -> str:
+def _table(rows: Sequence[Row], cell: Any, *, units: bool = True) -> str:
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     cells = {(row["workload"], row["layer"]): row for row in rows}
     lines = ["| | " + " | ".join(layers) + " |", "|---" * (len(layers) + 1) + "|"]
     for row_id in dict.fromkeys(row["workload"] for row in rows):
-        unit = POINTS[row_id].ids[row_id].replace("us", "µs") if row_id in POINTS else ""
+        unit = f", {POINTS[row_id].ids[row_id].replace('us', 'µs')}" if units else ""
         found = [cell(cells.get((row_id, layer))) for layer in layers]
-        lines.append(f"| `{row_id}`, {unit} | " + " | ".join(found) + " |")
+        lines.append(f"| `{row_id}`{unit} | " + " | ".join(found) + " |")
     return "\n".join(lines)
 
 
@@ -181,6 +211,10 @@ def _extra(row: Row) -> bool:
 
 def _first(row: Row) -> bool:
     return next(iter(POINTS[row["workload"]].ids)) == str(row["workload"])
+
+
+def _either(numbers: Sequence[int]) -> str:
+    return " or ".join(map(str, numbers))
 
 
 def _number(value: float) -> str:

@@ -197,6 +197,30 @@ def test_tables_show_medians_with_their_spread() -> None:
     assert last == "| `ping_pong`, µs | 1,234 (1,000–2,000) | cannot |"
 
 
+def test_a_report_says_how_often_each_workload_was_measured() -> None:
+    """Where a workload was repeated more often or less than most, its number is said."""
+    numbers = {"ping_pong": 25, "in_process": 5, "senders_50": 5, "fanout_1000": 5, "tables": 1}
+    rows = [{"workload": name, "values": [1.0] * number} for name, number in numbers.items()]
+    rows += [{"workload": "tables", "values": [1.0] * 5}, {"workload": "groups_10"}]
+    wanted = "5 interleaved repetitions (25 for `ping_pong`; 1 or 5 for `tables`)"
+    assert report.repetitions(rows) == wanted
+
+
+def test_growth_is_shown_with_its_cost() -> None:
+    """Below the figures along an axis stand CPU and memory of a message, where they are known."""
+    cost = {"cpu_us": 12.0, "server_cpu_us": 3.4, "memory_bytes": 250.0}
+    rows: list[dict[str, Any]] = [
+        {"workload": f"groups_{at}", "layer": "a", "median": 5.0, "spread": [5.0, 5.0]}
+        | {"growth": "groups", "at": at, "per_message": cost}
+        for at in (10, 100)
+    ]
+    rows[1]["median"], rows[1]["reason"] = None, "failed: for a reason"
+    del rows[1]["per_message"]
+    text = report.growth(rows)
+    assert "| `groups_10`, µs | 5 |\n| `groups_100`, µs | failed |" in text
+    assert text.endswith("| `groups_10` | 12 + 3.4 µs, 250 B |")
+
+
 def test_the_floor_is_only_asked_for_what_it_can_do() -> None:
     """The floor stands in for a layer in the workloads with one channel in each process."""
     assert {kind.__name__ for kind in ALL if kind.floor} == {
