@@ -1,4 +1,4 @@
-"""A plot for each workload, and one for each way in which cost grows, as SVG and PNG."""
+"""A plot for each way in which cost grows, and one for each other workload, as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -44,15 +44,37 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     measured = [row for row in rows if row["median"] is not None]
     written = []
-    for row_id in dict.fromkeys(row["workload"] for row in measured):
-        # Counts that come along with a figure need no picture.
-        if not POINTS[row_id].extra and row_id == next(iter(POINTS[row_id].ids)):
-            written += _bars(row_id, [row for row in measured if row["workload"] == row_id], folder)
-    for axis in dict.fromkeys(row["growth"] for row in measured if "growth" in row):
-        along = [row for row in measured if row.get("growth") == axis]
-        if len({row["at"] for row in along}) > 1:
-            written += _lines(axis, along, folder)
+    for row_id in in_bars(measured):
+        written += _bars(row_id, [row for row in measured if row["workload"] == row_id], folder)
+    for axis in in_lines(measured):
+        written += _lines(axis, [row for row in measured if row.get("growth") == axis], folder)
     return written
+
+
+def in_lines(rows: Sequence[Row]) -> list[str]:
+    """Return the axes along which there is more than one point."""
+    places: dict[str, set[int]] = {}
+    for row in rows:
+        if "growth" in row:
+            places.setdefault(row["growth"], set()).add(row["at"])
+    return [axis for axis, found in places.items() if len(found) > 1]
+
+
+def in_bars(rows: Sequence[Row]) -> list[str]:
+    """Return the workloads that have a plot of their own.
+
+    Counts that come along with a figure need none, nor what stands on a line. One bar says nothing.
+    """
+    layers: dict[str, set[str]] = {}
+    lines = in_lines(rows)
+    for row in rows:
+        if row.get("growth") not in lines:
+            layers.setdefault(row["workload"], set()).add(row["layer"])
+    return [
+        row_id
+        for row_id, found in layers.items()
+        if len(found) > 1 and not POINTS[row_id].extra and row_id == next(iter(POINTS[row_id].ids))
+    ]
 
 
 def _bars(row_id: str, rows: Sequence[Row], folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from channels.layers import InMemoryChannelLayer
 # At the end: what is installed is what is tested.
 sys.path.append(str(Path(__file__).parents[2]))
 
-from tests.benchmarks import contenders, report
+from tests.benchmarks import contenders, plots, report
 from tests.benchmarks.floors import BareNotify
 from tests.benchmarks.goals import GOALS, judge
 from tests.benchmarks.run import Contestant, contest
@@ -219,6 +219,22 @@ def test_growth_is_shown_with_its_cost() -> None:
     text = report.growth(rows)
     assert "| `groups_10`, µs | 5 |\n| `groups_100`, µs | failed |" in text
     assert text.endswith("| `groups_10` | 12 + 3.4 µs, 250 B |")
+
+
+def test_nothing_is_drawn_twice_nor_alone() -> None:
+    """A workload has bars of its own if there are several and none is on a line."""
+    rows: list[dict[str, Any]] = [
+        {"workload": workload, "layer": layer}
+        for workload in ("ping_pong", "sync_send_connections", "rotation")
+        for layer in ("a", "b")
+    ]
+    rows = rows[:-1]
+    for at in (10, 100000):
+        at_point = {"workload": f"groups_{at}", "growth": "groups", "at": at}
+        rows += [{**at_point, "layer": layer} for layer in ("a", "b")]
+    assert (plots.in_bars(rows), plots.in_lines(rows)) == (["ping_pong"], ["groups"])
+    # Without the rest of the line its one point has bars.
+    assert plots.in_bars(rows[:-2]) == ["ping_pong", "groups_10"]
 
 
 def test_the_floor_is_only_asked_for_what_it_can_do() -> None:
