@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,21 @@ class Senders:
         begun = time.perf_counter()
         await asyncio.gather(*(run() for _ in range(senders)))
         return {"seconds": time.perf_counter() - begun}
+
+    async def pour(self, channel: str, tasks: int, seconds: float) -> dict[str, Any]:
+        """Send from several tasks for so long, and at least once; return how many were sent."""
+        numbers = itertools.count()
+        until = time.monotonic() + seconds
+
+        async def run() -> None:
+            while True:
+                now = time.monotonic()
+                await self._layer.send(channel, {**message(next(numbers)), "due": now})
+                if time.monotonic() >= until:
+                    return
+
+        await asyncio.gather(*(run() for _ in range(tasks)))
+        return {"sent": next(numbers)}
 
     async def group_send(self, groups: list[str], number: int) -> dict[str, Any]:
         """Send to each group in turn; return the median time of a call in microseconds."""

@@ -23,18 +23,24 @@ LIMIT = 1 << 20
 class Worker:
     """Takes part in workloads. ``settle`` and ``patience`` are seconds, see Receivers.
 
-    ``build`` makes one more layer like its own.
+    ``build`` makes one more layer like its own. If ``apart``, it sends by another one than it
+    receives by, so that its messages to itself take the way of those to another process.
     """
 
     def __init__(
-        self, build: Callable[[], BaseChannelLayer], settle: float, patience: float
+        self,
+        build: Callable[[], BaseChannelLayer],
+        settle: float,
+        patience: float,
+        *,
+        apart: bool = False,
     ) -> None:
         layer = build()
         self._build = build
         self._idle: list[asyncio.Task[Any]] = []
         self._parts = (
             Receivers(layer, settle, patience),
-            Senders(layer),
+            Senders(build() if apart else layer),
             Alone(layer, settle),
         )
 
@@ -61,7 +67,12 @@ class Worker:
 
 async def serve(connection: socket.socket, name: str, place: dict[str, Any]) -> None:
     """Answer requests, one a line, until the driver hangs up."""
-    worker = Worker(lambda: contenders.build(name, place), place["settle"], place["patience"])
+    worker = Worker(
+        lambda: contenders.build(name, place),
+        place["settle"],
+        place["patience"],
+        apart=place.get("apart", False),
+    )
     reader, writer = await asyncio.open_connection(sock=connection, limit=LIMIT)
     while line := await reader.readline():
         try:
