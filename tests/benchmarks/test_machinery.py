@@ -16,11 +16,12 @@ from channels.layers import InMemoryChannelLayer
 sys.path.append(str(Path(__file__).parents[2]))
 
 from tests.benchmarks import contenders, plots, report
+from tests.benchmarks.ceiling import Pairs
 from tests.benchmarks.floors import BareNotify
 from tests.benchmarks.goals import GOALS, judge
 from tests.benchmarks.run import Contestant, contest
 from tests.benchmarks.scale import TINY
-from tests.benchmarks.team import Together
+from tests.benchmarks.team import CannotDo, Together
 from tests.benchmarks.worker import Worker
 from tests.benchmarks.workload import Workload
 from tests.benchmarks.workloads.catalogue import ALL, POINTS, chosen
@@ -50,6 +51,15 @@ class RepeatsSome(InMemoryChannelLayer):  # type: ignore[misc]  # Channels is un
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
         await super().send(channel, message)
+        await super().send(channel, message)
+
+
+class SwapsSome(InMemoryChannelLayer):  # type: ignore[misc]  # Channels is untyped
+    """Delivers each tenth message as the one before it, so that the number of them is right."""
+
+    async def send(self, channel: str, message: dict[str, Any]) -> None:
+        if message.get("number", 0) % 10 == 9:
+            message = {**message, "number": message["number"] - 1}
         await super().send(channel, message)
 
 
@@ -152,6 +162,36 @@ def test_what_looks_closer_gives_figures(command: tuple[str, ...], parts: int) -
     times = [one["lowest"] if isinstance(one, dict) else one for one in found.values()]
     assert len(times) == parts
     assert min(times) > 0
+
+
+@pytest.mark.long
+def test_the_ceiling_has_a_row_for_each_number_of_processes() -> None:
+    """One process and two give each figure of a row."""
+    command = [sys.executable, str(COMPARE.with_name("ceiling.py")), "--json"]
+    command += ["--processes", "1,2", "--seconds", "0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["cores"] > 0
+    assert [row["processes"] for row in found["rows"]] == [1, 2]
+    for row in found["rows"]:
+        assert row.pop("waiting") >= 0
+        assert row["messages"] >= row["notifications"]
+        assert len(row) == 9
+        assert min(row.values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [(LosesSome, "lost"), (RepeatsSome, "more than"), (SwapsSome, "'lost': 1, 'duplicated': 1")],
+)
+async def test_no_ceiling_without_each_message(layer: Any, why: str) -> None:
+    """A layer that loses, repeats or swaps a message of those poured gets no figure."""
+    one = layer(capacity=contenders.CAPACITY)
+    team = Together([Worker(lambda: one, 0.01, 0.05) for _ in range(4)])
+    with pytest.raises(CannotDo, match=why):
+        await Pairs(team, size=4, tasks=10).connect()
+    await team.dismiss()
 
 
 def test_there_is_a_workload_for_each_goal() -> None:
