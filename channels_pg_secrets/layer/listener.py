@@ -57,7 +57,9 @@ class Watermarks:
 
     def columns(self) -> tuple[list[int], list[int]]:
         """Senders and their marks."""
-        return list(self._marks), list(self._marks.values())
+        # All at once: a home that was left may be sweeping yet, in another thread.
+        marks = list(self._marks.items())
+        return [sender for sender, _ in marks], [number for _, number in marks]
 
     def sweep(self) -> None:
         """Forget those that have been silent for longer than the database keeps their rows."""

@@ -254,8 +254,9 @@ class Outbox:
                 if out.future is not None:
                     wakeups.add(out.future, error=error)
             for out in self._in_doubt():
-                if out.since <= before and out.future is not None:
-                    wakeups.add(out.future, error=error)
+                future = out.future  # done() takes it away, perhaps in another thread
+                if out.since <= before and future is not None:
+                    wakeups.add(future, error=error)
         wakeups.run()
 
     def resend(self) -> None:

@@ -145,10 +145,11 @@ class Ledger:
         return sum(not 0 <= number < count for number in each.numbers)
 
     def _times(self) -> dict[tuple[str, str], list[float]]:
-        """When messages came, by receiver and destination."""
+        """When messages came, by receiver (those who share count as one) and destination."""
         found: dict[tuple[str, str], list[float]] = {}
         for each in self.deliveries:
-            found.setdefault((each.receiver, each.stream[1]), []).extend(each.received_at)
+            receiver = "any" if each.shared else each.receiver
+            found.setdefault((receiver, each.stream[1]), []).extend(each.received_at)
         return found
 
 

@@ -194,6 +194,27 @@ async def test_a_batch_whose_reply_was_lost_arrives_once(layers: Layers, proxy: 
     assert await drain(receiver, work, 3) == [0, 1, 2]
 
 
+async def test_a_batch_that_never_arrived_is_sent_again(
+    layers: Layers, proxy: FaultProxy, eventually: Callable[..., Awaitable[Any]]
+) -> None:
+    """The row of the batch before it is no ghost of a batch that the server never saw."""
+    sender, receiver = layers(port=proxy.port), layers()
+    channel = await receiver.new_channel()
+    for number in range(2):
+        await sender.send(channel, {"n": number})
+        await settled(sender)
+    proxy.swallow()
+    sending = asyncio.create_task(sender.send(channel, {"n": 2}))
+    await eventually(lambda: bool(sender._here().outbox._batches))
+    proxy.spit()
+    for link in supervisor_of(sender)._links:
+        assert link.wire is not None
+        link.wire.abandon(WireLost("given up"))
+    await soon(sending)
+    await sender.send(channel, {"n": 3})
+    assert await drain(receiver, channel, 4) == [0, 1, 2, 3]
+
+
 async def test_a_retry_adds_nothing_for_who_joined_after_its_ghost(
     layers: Layers, proxy: FaultProxy
 ) -> None:
