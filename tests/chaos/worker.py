@@ -137,8 +137,23 @@ class Worker:
         self._start(self._home, self._receive(channel))
 
     def keep_account(self, path: str) -> None:
-        """Write down what is received from now on, for when this process is killed."""
+        """Write down what is received from now on, for when this process is killed.
+
+        Before the layer tells the database that it was: what it told is then in one account, and
+        what it did not tell is in the other.
+        """
         self._account = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        inbox, account = self.layer._here().inbox, self._account
+        opened = inbox.opened
+
+        def noted(*arguments: Any) -> Any:
+            content = opened(*arguments)
+            message = self.layer.engine.deserialize(content)
+            came = [*(message[key] for key in ("from", "to", "n", "at")), time.monotonic()]
+            os.write(account, json.dumps(came).encode() + b"\n")
+            return content
+
+        inbox.opened = noted
 
     def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group."""
@@ -372,9 +387,6 @@ class Worker:
             received.numbers.append(message["n"])
             received.sent_at.append(message["at"])
             received.received_at.append(time.monotonic())
-            if self._account is not None:
-                came = [*stream, message["n"], message["at"], received.received_at[-1]]
-                os.write(self._account, json.dumps(came).encode() + b"\n")
             if self.pace:
                 await asyncio.sleep(self.pace)
 
