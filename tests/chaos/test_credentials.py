@@ -91,7 +91,7 @@ async def test_the_password_changes_before_the_store_knows(
         secret.put(changed)
 
     # The file is looked at once a second, and read at most once a second.
-    limits = Limits(resume=3.0)
+    limits = Limits(resume=3.0, gap=max(LAGS) + 3.0)
     fault = "password changed 1 to 5 s before the store"
     config = secret.config(chaos)
     await chaos.suffer(fault, strike, chaos.times(), config=config, limits=limits)
