@@ -183,9 +183,9 @@ class Worker:
         """Return ``[sender, destination, time]`` of what came first of all sent since."""
         found = []
         for (sender, destination), received in list(self.received.items()):
-            # From the end: what was sent lately is there.
+            # From the end: what was sent lately is there. The loop's thread appends to this last.
             at = None
-            for index in range(len(received.sent_at) - 1, -1, -1):
+            for index in range(len(received.received_at) - 1, -1, -1):
                 if received.sent_at[index] < since:
                     break
                 at = received.received_at[index]
