@@ -72,7 +72,7 @@ class Link:
 
         ``refused`` is the generation that the server did not let in.
         """
-        self.wait(max(at_least, delay(self.failures)))
+        self.wait(max(at_least, backoff(self.failures)))
         self.failures = min(self.failures + 1, _COUNTED)
         self._refused = refused
         self.replace = self.up  # what it was to be replaced for has not changed
@@ -82,6 +82,6 @@ class Link:
         self._retry_at = time.monotonic() + seconds * random.uniform(0.5, 1.0)  # noqa: S311
 
 
-def delay(failures: int) -> float:
+def backoff(failures: int) -> float:
     """Return the seconds to wait after so many failures in a row."""
     return min(LAST_DELAY, FIRST_DELAY * 2.0 ** min(failures, _COUNTED))

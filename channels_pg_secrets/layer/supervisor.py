@@ -17,7 +17,7 @@ import psycopg
 
 from channels_pg_secrets.errors import LayerMisconfigured
 from channels_pg_secrets.layer import statements
-from channels_pg_secrets.layer.link import LAST_DELAY, Link, delay
+from channels_pg_secrets.layer.link import LAST_DELAY, Link, backoff
 from channels_pg_secrets.layer.listener import Listener
 from channels_pg_secrets.layer.publisher import TRANSIENT, Publisher, not_granted, not_installed
 from channels_pg_secrets.layer.registration import Registration
@@ -305,7 +305,7 @@ class Supervisor:
         # A grant that is missing is missing on the next session too.
         young = any(now - at < HEARTBEAT for at in opened)
         self._refusals = self._refusals + 1 if young else 0
-        pause = delay(self._refusals) if young else 0.0
+        pause = backoff(self._refusals) if young else 0.0
         for link in self._links:
             if link.wire is not None and link.up:
                 link.wait(pause)

@@ -193,7 +193,7 @@ async def received_all(load: Load, destination: str, count: int) -> bool:
 async def test_many_messages_wait(chaos: Chaos, kind: str) -> None:
     """What waits in a channel survives restarts of the server, and comes once and in order."""
     normal = kind == "a normal channel"
-    # Two readers of a normal channel, which claim message by message, take minutes for more.
+    # More in a normal channel were not read within two minutes, by two readers.
     count = (20_000 if normal else 100_000) if chaos.long else 500
     config = chaos.config(capacity=200_000, expiry=600)
     # At the end 100 000 messages are in memory, in the channel or in the receiver's account.

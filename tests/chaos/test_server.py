@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,9 @@ class Tally:
     """What came of ten messages to each of some destinations, again and again, without a load."""
 
     def __init__(self, chaos: Chaos) -> None:
-        self.sent = self.lost = self.duplicated = 0
+        self.sent = self.duplicated = 0
+        #: By destination; nothing where nothing is.
+        self.lost: Counter[str] = Counter()
         self._chaos = chaos
 
     async def add(self, receiver: Process, *destinations: str) -> None:
@@ -92,13 +95,15 @@ class Tally:
         for _, destination, numbers, *_ in await receiver("deliveries"):
             if destination in came:
                 came[destination] += numbers
-        self.sent += 10 * len(came)
-        self.lost += sum(10 - len(set(numbers)) for numbers in came.values())
-        self.duplicated += sum(len(numbers) - len(set(numbers)) for numbers in came.values())
+        for destination, numbers in came.items():
+            different = len(set(numbers))
+            self.sent += 10
+            self.duplicated += len(numbers) - different
+            self.lost += Counter({destination: 10 - different})
 
     def tell(self, fault: str) -> None:
         """Enter it into the report; nothing may have come twice."""
-        counted = {"sent": self.sent, "lost": self.lost, "duplicated": self.duplicated}
+        counted = {"sent": self.sent, "lost": self.lost.total(), "duplicated": self.duplicated}
         self._chaos.tell(fault, times=self._chaos.times(), **counted)
         assert self.duplicated == 0
 
@@ -130,7 +135,7 @@ async def test_a_process_that_is_back_late_after_a_crash(
                 await eventually(lambda sent=sent: _all_came(receiver, sent), 3.0)
             await tally.add(receiver, "heard", "before", "after", "group before", "group after")
     tally.tell("crash, and a receiver is back late")
-    assert tally.lost == 0
+    assert tally.lost == {}
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +216,7 @@ async def test_what_its_sender_keeps_no_longer(
             await eventually(lambda: _all_came(receiver, "late"))
             await tally.add(receiver, "heard", "early", "late")
     tally.tell("crash, long after ten were sent to a receiver out of reach")
-    assert tally.lost == 10 * chaos.times()
+    assert tally.lost == {"early": 10 * chaos.times()}
 
 
 @pytest.mark.parametrize("survives", [True, False], ids=["sender survives", "sender dies too"])
@@ -222,7 +227,7 @@ async def test_what_dies_with_its_sender(
 
     That is: neither what its receiver had heard before, nor what lay in a normal channel.
     """
-    tally, unheard = Tally(chaos), Tally(chaos)
+    tally = Tally(chaos)
     for _ in range(chaos.times()):
         async with chaos.processes(3) as (sender, receiver, later):
             await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
@@ -244,13 +249,10 @@ async def test_what_dies_with_its_sender(
             await receiver("listen", "work")
             for destination in ("afterwards", "work", *(["unheard"] if survives else [])):
                 await eventually(lambda: _all_came(receiver, destination))  # noqa: B023
-            await tally.add(receiver, "heard", "work", "afterwards")
-            await unheard.add(receiver, "unheard")
-    assert tally.lost == 0
-    assert unheard.lost == (0 if survives else 10 * chaos.times())
-    tally.lost, tally.sent = unheard.lost, tally.sent + unheard.sent
+            await tally.add(receiver, "heard", "work", "afterwards", "unheard")
     who = "survives" if survives else "dies too"
     tally.tell(f"crash with ten on their way, whose sender {who}")
+    assert tally.lost == ({} if survives else {"unheard": 10 * chaos.times()})
 
 
 async def test_a_process_that_starts_after_a_crash(
@@ -271,7 +273,7 @@ async def test_a_process_that_starts_after_a_crash(
             await eventually(lambda: _all_came(receiver, "channel"), 2.0)
             await tally.add(receiver, "channel")
     tally.tell("crash, and a sender that is new")
-    assert tally.lost == 0
+    assert tally.lost == {}
 
 
 async def _all_came(process: Process, destination: str) -> bool:

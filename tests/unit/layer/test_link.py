@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from channels_pg_secrets.layer import link as module
-from channels_pg_secrets.layer.link import LAST_DELAY, MAX_AGE, Link, delay
+from channels_pg_secrets.layer.link import LAST_DELAY, MAX_AGE, Link, backoff
 
 
 class Clock:
@@ -70,9 +70,9 @@ def test_waits_grow_up_to_a_bound(clock: Clock) -> None:
     for failures in range(1000):
         link.failed()
         assert not link.due(None)
-        clock.now += delay(failures)
+        clock.now += backoff(failures)
         assert link.due(None)
-    assert delay(1000) == LAST_DELAY
+    assert backoff(1000) == LAST_DELAY
 
 
 def test_a_refused_login_is_left_alone_until_there_is_another(clock: Clock) -> None:
