@@ -84,7 +84,8 @@ async def test_cancelled_redis_logins_show_nothing(
     """Wherever a cancellation meets a login, it carries no frame with the password out."""
     login = {"USER": "app", "PASSWORD": hunt.password()}
     cancelled = 0
-    for steps in range(1, 160, 4):
+    # How many steps a login takes is up to the machine: a slow client finds its answers there.
+    for steps in list(range(1, 160, 4)) * 5:
         layer: Any = RedisEngine({**config, **login}).channel_layer()
         task = asyncio.ensure_future(layer.send("asgi-a", {"type": "direct"}))
         for _ in range(steps):
@@ -96,4 +97,6 @@ async def test_cancelled_redis_logins_show_nothing(
             hunt.in_exception(error)
             cancelled += 1
         await (layer.close_pools() if config["LAYER"] == "core" else flushed(layer))
-    assert cancelled > 5
+        if cancelled == 30:
+            return
+    pytest.fail(f"only {cancelled} logins were cancelled")
