@@ -7,11 +7,18 @@ import re
 import shutil
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pg_secrets.testing.local_server import LocalServer
-from pg_secrets.testing.process import ServerNotInstalled
+from pg_secrets.testing.process import (
+    ServerNotInstalled,
+    ServerProcess,
+    base_environment,
+    free_port,
+)
 
 if TYPE_CHECKING:
     import hvac
@@ -54,11 +61,13 @@ class OpenBaoServer(LocalServer):
     def unseal(self) -> None:
         """Unseal it with the key that a development server prints; returns when it answers."""
         assert self._process is not None
-        (key,) = re.findall(r"^Unseal Key: (\S+)$", self._process.log_tail(10_000), re.MULTILINE)
         client = self.client()
-        client.sys.submit_unseal_key(key)
+        client.sys.submit_unseal_key(self._unseal_keys()[0])
         client.adapter.close()
         self._process.wait_until(self._answers, timeout=self.patience, name=self.title)
+
+    def _unseal_keys(self) -> list[str]:
+        return re.findall(r"^Unseal Key: (\S+)$", self._log(), re.MULTILINE)
 
     def _command(self) -> list[str | Path]:
         command: list[str | Path] = [self._binary, "server", "-dev", "-dev-no-store-token"]
@@ -71,6 +80,55 @@ class OpenBaoServer(LocalServer):
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+class LastingOpenBaoServer(OpenBaoServer):
+    """The same with its data in files, so that it can go :meth:`down` and come back.
+
+    It takes some seconds to start, being the only member of a cluster that first elects a leader.
+    """
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """End the process; start it again, on the same port with what it knew, and unseal it."""
+        assert self._process is not None
+        self._process.stop(self.stop_signal)
+        try:
+            yield
+        finally:
+            self._process = ServerProcess(
+                self._command(),
+                directory=self.directory,
+                log=self.directory / "log",
+                environment=base_environment(HOME=str(self.directory)),
+                stop_signal=self.stop_signal,
+            )
+            # It listens, but is sealed.
+            self._process.wait_until(
+                super(OpenBaoServer, self)._answers, timeout=self.patience, name=self.title
+            )
+            self.unseal()
+
+    def _command(self) -> list[str | Path]:
+        data, settings = self.directory / "data", self.directory / "settings.hcl"
+        lines = [
+            f'storage "raft" {{ path = "{data}", node_id = "one", performance_multiplier = "1" }}',
+            f'api_addr = "{self.address}"',
+            f'cluster_addr = "https://{self.host}:{free_port()}"',
+            "disable_mlock = true",
+        ]
+        if data.exists():
+            listener = f'address = "{self.host}:{self.port}", tls_disable = true'
+            settings.write_text("\n".join([*lines, f'listener "tcp" {{ {listener} }}']))
+            return [self._binary, "server", f"-config={settings}"]
+        # Development mode makes the key and the root token, and can do that only once.
+        data.mkdir()
+        settings.write_text("\n".join(lines))
+        return [*super()._command(), f"-config={settings}"]
+
+    def _answers(self) -> bool:
+        # It answers before it has made the root token; the key is printed after that.
+        return bool(self._unseal_keys()) and super()._answers()
 
 
 def find_binary() -> Path:
