@@ -6,15 +6,15 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pg_secrets.testing import process
 from pg_secrets.testing.database import Login
-from pg_secrets.testing.openbao import OpenBaoServer
-from pg_secrets.testing.process import frozen
+from pg_secrets.testing.openbao import LastingOpenBaoServer, OpenBaoServer
 from pg_secrets.testing.proxy import FaultProxy
 from pg_secrets.testing.secrets_engine import DatabaseSecretsEngine
 from tests.chaos.load import Limits
@@ -22,8 +22,9 @@ from tests.chaos.load import Limits
 if TYPE_CHECKING:
     from tests.chaos.conftest import Chaos
 
-#: Seconds that a fault of the store lasts.
+#: Seconds that a fault of the store lasts where it strikes again and again, and where once.
 LASTS = 0.7
+OUTAGE = 60.0
 #: Seconds between a change in the database and the same change in the store.
 LAG = 5.0
 
@@ -140,8 +141,15 @@ async def test_the_role_is_dropped_under_its_sessions(chaos: Chaos, secret: Secr
 
 @pytest.fixture(scope="module")
 def vault() -> Iterator[OpenBaoServer]:
-    """A Vault of our own, to be sealed and stopped."""
+    """A Vault of our own, to be sealed and frozen."""
     with OpenBaoServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def lasting_vault() -> Iterator[LastingOpenBaoServer]:
+    """A Vault that can also be stopped; to start it takes longer."""
+    with LastingOpenBaoServer() as server:
         yield server
 
 
@@ -156,6 +164,17 @@ def secrets_engine(chaos: Chaos, vault: OpenBaoServer) -> Iterator[DatabaseSecre
         yield engine
 
 
+@pytest.fixture
+def lasting_engine(
+    chaos: Chaos, lasting_vault: LastingOpenBaoServer
+) -> Iterator[DatabaseSecretsEngine]:
+    """Makes logins that outlast an outage, but not by so much that nobody asks meanwhile."""
+    with DatabaseSecretsEngine(lasting_vault, chaos.database) as engine:
+        # Sources ask for another login after 54 s, when the outage has not ended yet.
+        engine.dynamic_role("short", default_ttl="80s", max_ttl="80s")
+        yield engine
+
+
 def vault_config(
     chaos: Chaos, engine: DatabaseSecretsEngine, role: str, **options: Any
 ) -> Callable[[str], dict[str, Any]]:
@@ -167,7 +186,6 @@ def vault_config(
     return lambda _name: chaos.config(credentials)
 
 
-@pytest.mark.long_form
 async def test_leases_are_revoked(chaos: Chaos, secrets_engine: DatabaseSecretsEngine) -> None:
     """All leases are revoked: the sessions end with them, and the roles are gone."""
 
@@ -181,21 +199,48 @@ async def test_leases_are_revoked(chaos: Chaos, secrets_engine: DatabaseSecretsE
 @asynccontextmanager
 async def sealed(engine: DatabaseSecretsEngine, _proxy: FaultProxy) -> AsyncIterator[None]:
     await asyncio.to_thread(engine.openbao.seal)
-    yield
-    await asyncio.to_thread(engine.openbao.unseal)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(engine.openbao.unseal)
 
 
 @asynccontextmanager
-async def stopped(engine: DatabaseSecretsEngine, _proxy: FaultProxy) -> AsyncIterator[None]:
-    with frozen(engine.openbao.pid):
+async def frozen(engine: DatabaseSecretsEngine, _proxy: FaultProxy) -> AsyncIterator[None]:
+    """Its process is stopped by SIGSTOP: it takes connections, and answers nothing."""
+    with process.frozen(engine.openbao.pid):
+        yield
+
+
+@asynccontextmanager
+async def down(engine: DatabaseSecretsEngine, _proxy: FaultProxy) -> AsyncIterator[None]:
+    """Its process has ended: it refuses connections."""
+    assert isinstance(engine.openbao, LastingOpenBaoServer)
+    with engine.openbao.down():
         yield
 
 
 @asynccontextmanager
 async def slow(_engine: DatabaseSecretsEngine, proxy: FaultProxy) -> AsyncIterator[None]:
-    proxy.latency = 0.5
-    yield
-    proxy.latency = 0.0
+    with taking(proxy, 0.5):
+        yield
+
+
+@asynccontextmanager
+async def too_slow(_engine: DatabaseSecretsEngine, proxy: FaultProxy) -> AsyncIterator[None]:
+    """It answers when the adapter, which waits for five seconds, has given it up."""
+    with taking(proxy, 6.0):
+        yield
+
+
+@contextmanager
+def taking(proxy: FaultProxy, seconds: float) -> Iterator[None]:
+    """Have everything take so long, in each direction."""
+    proxy.latency = seconds
+    try:
+        yield
+    finally:
+        proxy.latency = 0.0
 
 
 @asynccontextmanager
@@ -204,25 +249,41 @@ async def denying(engine: DatabaseSecretsEngine, _proxy: FaultProxy) -> AsyncIte
     (name,) = [name for name in policies if name.startswith(engine.mount)]
     rules = engine.client.sys.read_policy(name)["data"]["rules"]
     engine.client.sys.create_or_update_policy(name, 'path "none" { capabilities = ["deny"] }')
-    yield
-    engine.client.sys.create_or_update_policy(name, rules)
+    try:
+        yield
+    finally:
+        engine.client.sys.create_or_update_policy(name, rules)
 
 
-@pytest.mark.parametrize("trouble", [sealed, stopped, slow, denying])
-@pytest.mark.long_form
-async def test_vault_is_in_trouble(
-    chaos: Chaos, secrets_engine: DatabaseSecretsEngine, trouble: Any
-) -> None:
-    """While the store gives nothing, ended sessions come again with the login that is there."""
-    with FaultProxy(secrets_engine.openbao.port) as proxy:
+class LeasedSessions:
+    """The sessions of all logins that a Vault made."""
+
+    _OURS = "FROM pg_stat_activity WHERE usename LIKE 'v-%' AND datname = current_database()"
+
+    def __init__(self, chaos: Chaos) -> None:
+        self._database = chaos.database
+
+    def users(self) -> set[str]:
+        """Return who has sessions."""
+        return {str(user) for (user,) in self._database.execute(f"SELECT usename {self._OURS}")}
+
+    def terminate(self) -> None:
+        """End them: all processes have both theirs."""
+        ended = self._database.execute(f"SELECT pg_terminate_backend(pid) {self._OURS}")
+        assert len(ended) >= 6
+
+
+async def suffer_trouble(chaos: Chaos, engine: DatabaseSecretsEngine, trouble: Any) -> None:
+    """Let the store be in trouble for a moment, again and again."""
+    with FaultProxy(engine.openbao.port) as proxy:
         address = f"http://127.0.0.1:{proxy.port}"
-        config = vault_config(chaos, secrets_engine, "short", ADDRESS=address)
-        users = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'v-%'"
+        config = vault_config(chaos, engine, "short", ADDRESS=address)
+        sessions = LeasedSessions(chaos)
 
         async def strike() -> None:
-            async with trouble(secrets_engine, proxy):
+            async with trouble(engine, proxy):
                 await asyncio.sleep(LASTS / 2)
-                chaos.database.execute(users)
+                sessions.terminate()
                 await asyncio.sleep(LASTS / 2)
 
         await chaos.suffer(
@@ -233,6 +294,56 @@ async def test_vault_is_in_trouble(
             # Beside the fault's own lines those of one rotation after the other.
             limits=Limits(lines=16),
         )
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        sealed,
+        *(pytest.param(each, marks=pytest.mark.long_form) for each in (frozen, slow, denying)),
+    ],
+)
+async def test_vault_is_in_trouble(
+    chaos: Chaos, secrets_engine: DatabaseSecretsEngine, trouble: Any
+) -> None:
+    """While the store gives nothing, ended sessions come again with the login that is there."""
+    await suffer_trouble(chaos, secrets_engine, trouble)
+
+
+@pytest.mark.long_form
+async def test_vault_is_stopped(chaos: Chaos, lasting_engine: DatabaseSecretsEngine) -> None:
+    """The same where its process ends, and another one goes on with its data."""
+    # It is away for most of the time, which only leases that outlast the run put up with.
+    await suffer_trouble(chaos, lasting_engine, down)
+
+
+@pytest.mark.parametrize("trouble", [sealed, frozen, down, slow, too_slow, denying])
+@pytest.mark.long_form
+async def test_vault_is_in_trouble_for_a_minute(
+    chaos: Chaos, lasting_engine: DatabaseSecretsEngine, trouble: Any
+) -> None:
+    """In one long outage sessions end again and again; afterwards the store gives new logins."""
+    sessions = LeasedSessions(chaos)
+    fault = f"Vault {trouble.__name__.replace('_', ' ')} for {OUTAGE:g} s"
+    with FaultProxy(lasting_engine.openbao.port) as proxy:
+        address = f"http://127.0.0.1:{proxy.port}"
+        config = vault_config(chaos, lasting_engine, "short", ADDRESS=address)
+        async with chaos.load(fault, config) as load:
+            times, users = chaos.times(), sessions.users()
+
+            async def strike() -> None:
+                moment = began + OUTAGE * (load.strikes + 1) / times
+                await asyncio.sleep(max(0.0, moment - time.monotonic()))
+                sessions.terminate()
+
+            async with trouble(lasting_engine, proxy):
+                # Whoever asks from now on has to connect.
+                proxy.reset()
+                began = time.monotonic()
+                await load.strike(strike, times)
+                # What a process that is gone refuses is not counted.
+                assert proxy.taken or trouble is down, "nobody asked meanwhile"
+            await _until(lambda: not users & sessions.users(), seconds=40.0)
 
 
 @pytest.mark.long_form
