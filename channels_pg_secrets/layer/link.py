@@ -77,6 +77,11 @@ class Link:
         self._refused = refused
         self.replace = self.up  # what it was to be replaced for has not changed
 
+    def admitted(self) -> None:
+        """The other link got in: what refused this one's login does so no more."""
+        if self._refused is not None:
+            self._refused, self._retry_at = None, 0.0
+
     def wait(self, seconds: float) -> None:
         """Make the next attempt in so many seconds, or a little before."""
         self._retry_at = time.monotonic() + seconds * random.uniform(0.5, 1.0)  # noqa: S311

@@ -167,6 +167,10 @@ class Supervisor:
                 # Cancelled, and the driver swallowed it: before Python 3.12 its wait_for may.
                 opened.release()
                 return
+            # Now, as the listener waits for the publisher in what follows.
+            for other in self._links:
+                other.admitted()
+            self._wake.set()
             await self._take(link, opened)
         except Exception as error:  # noqa: BLE001  (whatever an engine raises, try again later)
             self._failed(link, error)

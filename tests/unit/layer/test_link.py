@@ -86,6 +86,22 @@ def test_a_refused_login_is_left_alone_until_there_is_another(clock: Clock) -> N
     assert link.due(2)
 
 
+def test_a_refused_login_is_tried_again_once_the_other_link_got_in(clock: Clock) -> None:
+    """The database has had its password changed: what refused this login refuses it no more."""
+    link = Link("listener")
+    link.failed(at_least=30.0, refused=2)
+    link.admitted()
+    assert link.due(2)
+
+
+def test_an_outage_is_waited_for_though_the_other_link_got_in(clock: Clock) -> None:
+    """A connection that failed for another reason than its login has its own waits."""
+    link = Link("listener")
+    link.failed(at_least=30.0)
+    link.admitted()
+    assert not link.due(2)
+
+
 def test_an_outage_is_waited_for_whatever_the_credentials(clock: Clock) -> None:
     """Newer credentials are no reason to hurry where the old ones were not refused."""
     link = Link("publisher")
