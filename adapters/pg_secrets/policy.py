@@ -53,9 +53,15 @@ def rotation_point(granted: float, jitter: float) -> float:
     return granted - rotation_margin(granted) * (1.0 - 0.1 * jitter)
 
 
-def backoff(failures: int, jitter: float) -> float:
-    """Return seconds until the next try: 1 s doubled per failure, at most 60, fully jittered."""
-    return jitter * min(_BACKOFF_CAP, _BACKOFF_FIRST * 2.0 ** min(failures - 1, 10))
+def backoff(failures: int, jitter: float, left: float = float("inf")) -> float:
+    """Return seconds until the next try: 1 s doubled per failure, at most 60, fully jittered.
+
+    ``left`` is for how many seconds what is held may still be used. Half of that is waited at
+    most, and so the last try falls into the last second: a store that is back before the end is
+    found in time. What has ended already hurries nobody.
+    """
+    pause = jitter * min(_BACKOFF_CAP, _BACKOFF_FIRST * 2.0 ** min(failures - 1, 10))
+    return min(pause, max(FETCH_SPACING, left / 2.0)) if left > 0.0 else pause
 
 
 def rejection_interval(rejections: int, episode_age: float) -> float:

@@ -15,6 +15,7 @@ from pg_secrets import (
     CredentialsError,
     CredentialSource,
     CredentialsUnavailable,
+    Lease,
 )
 from pg_secrets.testing.adapter import ScriptedAdapter
 from pg_secrets.testing.clock import FakeClock
@@ -73,6 +74,28 @@ def test_pauses_grow_to_a_minute(clock: FakeClock, make_source: MakeSource) -> N
     gaps = [b - a for a, b in pairwise(asked)]
     assert gaps[:7] == pytest.approx([1, 2, 4, 8, 16, 32, 60], abs=0.3)
     assert max(gaps) <= 60.3
+
+
+@pytest.mark.parametrize("error", [CredentialsUnavailable("away"), CredentialsDenied("policy")])
+@pytest.mark.parametrize("jitter", [0.4, 0.7, 1.0])
+def test_a_store_that_is_back_before_the_end_is_found_in_time(
+    clock: FakeClock, make_source: MakeSource, error: CredentialsError, jitter: float
+) -> None:
+    """However long the store has been failing, it is asked again in a lease's last second."""
+    lease = OLD.replace(lease=Lease(id="lease", duration=300.0, renewable=False))
+    adapter = ScriptedAdapter([lease, error])
+    source = make_source(adapter, jitter=jitter)
+    end = clock.monotonic() + 300.0
+    asked = []
+    while clock.monotonic() < end - 0.05:
+        before = adapter.fetches
+        source.get()
+        if adapter.fetches > before:
+            asked.append(clock.monotonic())
+        clock.advance(0.1)
+    assert end - asked[-1] <= 1.2
+    assert len(asked) < 40
+    assert all(b - a >= 0.99 for a, b in pairwise(asked))
 
 
 def test_first_use_fails_fast_while_the_next_try_is_far(
