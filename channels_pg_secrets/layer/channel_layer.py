@@ -112,6 +112,7 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         Raises:
             TypeError: the name is not valid.
             ValueError: the channel belongs to another process.
+            ChannelLayerUnavailable: the layer was closed meanwhile.
         """
         node = self._node or self._here()
         mailboxes = node.mailboxes
@@ -230,8 +231,10 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
     async def close(self) -> None:
         """Leave: other processes stop sending here, and the connections are closed.
 
-        Messages that wait in this process are dropped. The layer may be used again afterwards, as
-        a new node; channel names handed out before are then no longer its own.
+        Messages that wait in this process are dropped, and :meth:`receive` raises
+        :class:`~channels_pg_secrets.ChannelLayerUnavailable` to whoever waits for one. The layer
+        may be used again afterwards, as a new node; channel names handed out before are then no
+        longer its own.
         """
         with self._lock:
             node, self._node = self._node, None

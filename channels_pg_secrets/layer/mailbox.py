@@ -63,6 +63,8 @@ class Mailboxes:
         #: Those who were handed a message and have not had their turn, and where it is from.
         self._handed: dict[Waiter[Entry | None], Mailbox] = {}
         self._bytes = 0
+        #: What whoever waits is told once nothing comes any more.
+        self._closed: Exception | None = None
         self._lock = threading.Lock()
 
     def put(self, channel: str, message: bytes, age: float = 0.0) -> bool:
@@ -119,6 +121,8 @@ class Mailboxes:
         """
         waiter: Waiter[Entry | None] = Waiter()
         with self._lock:
+            if self._closed is not None:
+                raise self._closed
             box = self._boxes.get(channel) or self._open(channel)
             if box.messages:
                 waiter.set_result(None)
@@ -230,6 +234,13 @@ class Mailboxes:
             self._bytes = 0
             self.full.clear()
         self.full.tell()
+
+    def close(self, error: Exception) -> None:
+        """Nothing comes any more: raise this to whoever waits, and to whoever would."""
+        with self._lock:
+            self._closed = error
+            waiting = [waiter for box in self._boxes.values() for waiter in box.waiters]
+        settle(waiting, error)
 
     def _open(self, channel: str) -> Mailbox:
         box = self._boxes[channel] = Mailbox(self._capacity_of(channel))

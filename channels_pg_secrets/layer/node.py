@@ -186,9 +186,11 @@ class Node:
         self.homes.kick()
 
     def close(self) -> None:
-        """End the home for good; whoever still waits for something to be written is told so."""
+        """End the home for good; whoever still waits for anything is told so."""
         self.homes.close()
         self._fail_late(time.monotonic(), _closed())
+        self.mailboxes.close(_closed())
+        self.normal_channels.close(_closed())
 
     def post(self, out: Outgoing) -> None:
         """Send what nobody waits for; it is lost where the queue is full."""

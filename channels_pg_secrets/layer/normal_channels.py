@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from channels_pg_secrets.layer import statements
 from channels_pg_secrets.layer.call import Call
 from channels_pg_secrets.layer.waiter import Waiter
-from channels_pg_secrets.layer.wakeup import Wakeups
+from channels_pg_secrets.layer.wakeup import Wakeups, settle
 
 if TYPE_CHECKING:
     from channels_pg_secrets.layer.identity import Identity
@@ -97,6 +97,8 @@ class NormalChannels:
         #: Claims whose rows were deleted.
         self._settled: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._leaving = False
+        #: What whoever waits is told once nothing is claimed any more.
+        self._closed: Exception | None = None
         self._lock = threading.Lock()
 
     async def get(self, channel: str, opened: Callable[[Claimed], Awaitable[T]]) -> T:
@@ -106,6 +108,8 @@ class NormalChannels:
         """
         future: Waiter[None] = Waiter()
         with self._lock:
+            if self._closed is not None:
+                raise self._closed
             reader = self._readers.setdefault(channel, Reader())
             reader.waiters.append(future)
             reader.hopeful = True
@@ -133,6 +137,13 @@ class NormalChannels:
     def leave(self) -> None:
         """Claim nothing any more."""
         self._leaving = True
+
+    def close(self, error: Exception) -> None:
+        """Claim nothing any more: raise this to whoever waits, and to whoever would."""
+        with self._lock:
+            self._closed = error
+            waiting = [w for reader in self._readers.values() for w in reader.waiters]
+        settle(waiting, error)
 
     @property
     def unsettled(self) -> bool:
