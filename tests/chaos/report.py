@@ -60,10 +60,15 @@ class Row:
 
     def line(self) -> str:
         """Return the row as one line of a run's progress."""
-        return (
+        counted = (
             f"{self.kind}: {self.fault}: {self.repetitions} times, {self.sent} sent,"
             f" {self.refused} refused, {self.lost} lost, {self.duplicated} twice,"
-            f" {self.disordered} out of order, gap {self.gap:.2f} s,"
+            f" {self.disordered} out of order"
+        )
+        if not self.resumes:
+            return counted
+        return (
+            f"{counted}, gap {self.gap:.2f} s,"
             f" resumed after {self.resume_p50:.2f} s (at most {self.resume_max:.2f}),"
             f" {self.growth / 1e6:.1f} MB, {self.lines} log lines"
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -108,19 +109,31 @@ class Tally:
         assert self.duplicated == 0
 
 
+@asynccontextmanager
+async def heard(
+    chaos: Chaos, proxy: FaultProxy, eventually: Eventually, *senders: str
+) -> AsyncIterator[tuple[Process, str, list[Process]]]:
+    """A receiver behind a proxy, its channel and some senders, of whom it has heard the first."""
+    async with chaos.processes(1 + len(senders)) as (receiver, *others):
+        await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
+        for name, sender in zip(senders, others, strict=True):
+            await sender("begin", name, chaos.config())
+            # It is registered then, and has both its connections.
+            await sender("new_channel")
+        channel = await receiver("new_channel")
+        await others[0]("send_many", "heard", channel, 10)
+        await eventually(lambda: _all_came(receiver, "heard"))
+        yield receiver, channel, others
+
+
 async def test_a_process_that_is_back_late_after_a_crash(
     chaos: Chaos, proxy: FaultProxy, eventually: Eventually
 ) -> None:
     """After a crash a process that comes back later than the others misses nothing."""
     tally = Tally(chaos)
     for _ in range(chaos.times()):
-        async with chaos.processes(2) as (sender, receiver):
-            await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
-            await sender("begin", "sender", chaos.config())
-            channel = await receiver("new_channel")
+        async with heard(chaos, proxy, eventually, "sender") as (receiver, channel, (sender,)):
             await receiver("group_add", "late", channel)
-            await sender("send_many", "heard", channel, 10)
-            await eventually(lambda: _all_came(receiver, "heard"))
             proxy.refuse()
             proxy.hold_answers()
             assert await sender("send_many", "before", channel, 10) == []
@@ -199,13 +212,8 @@ async def test_what_its_sender_keeps_no_longer(
     """What was sent ten seconds before a crash is lost for a receiver that was out of reach."""
     tally = Tally(chaos)
     for kept in (KEEP_SECONDS, *[1.0] * (chaos.times() - 1)):
-        async with chaos.processes(2) as (sender, receiver):
-            await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
-            await sender("begin", "sender", chaos.config())
+        async with heard(chaos, proxy, eventually, "sender") as (receiver, channel, (sender,)):
             await sender("keep_for", kept)
-            channel = await receiver("new_channel")
-            await sender("send_many", "heard", channel, 10)
-            await eventually(lambda: _all_came(receiver, "heard"))
             proxy.hold_answers()
             assert await sender("send_many", "early", channel, 10) == []
             await asyncio.sleep(kept + 0.5)
@@ -229,14 +237,8 @@ async def test_what_dies_with_its_sender(
     """
     tally = Tally(chaos)
     for _ in range(chaos.times()):
-        async with chaos.processes(3) as (sender, receiver, later):
-            await receiver("begin", "receiver", chaos.config(PORT=proxy.port))
-            for name, process in (("sender", sender), ("later", later)):
-                await process("begin", name, chaos.config())
-                await process("new_channel")
-            channel = await receiver("new_channel")
-            await sender("send_many", "heard", channel, 10)
-            await eventually(lambda: _all_came(receiver, "heard"))
+        behind = heard(chaos, proxy, eventually, "sender", "later")
+        async with behind as (receiver, channel, (sender, later)):
             proxy.hold_answers()
             assert await sender("send_many", "unheard", channel, 10) == []
             assert await sender("send_many", "work", "work", 10) == []
