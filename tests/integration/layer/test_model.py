@@ -36,6 +36,7 @@ from hypothesis.stateful import (
 
 from channels_pg_secrets.engines import PostgresEngine
 from channels_pg_secrets.layer.channel_layer import PostgresChannelLayer
+from channels_pg_secrets.layer.node import LEAVE_TIMEOUT
 from pg_secrets import policy
 from pg_secrets.credentials import Credentials
 from pg_secrets.source import CredentialSource
@@ -88,7 +89,7 @@ MEMBERS = (
     "SELECT grp, to_hex(node), channel, foreign_adds FROM channels_pg_secrets_member"
     " WHERE prefix = %s AND expires > clock_timestamp()"
 )
-
+FULL = "SELECT unnest(full_channels) FROM channels_pg_secrets_node WHERE prefix = %s"
 LIVE = "SELECT to_hex(id), seen FROM channels_pg_secrets_node WHERE prefix = %s"
 
 nodes = st.integers(0, NODES - 1)
@@ -210,6 +211,8 @@ class LayerMachine(RuleBasedStateMachine):
         #: (channel, node) -> the receive that is pending there
         self._pending: dict[tuple[Channel, int], asyncio.Task[dict[str, Any]]] = {}
         self._rounds = 0
+        #: Nodes that could not leave in time, and are to be swept away.
+        self._not_left: set[str] = set()
         self._failed = False
         self._trail: list[str] = []
 
@@ -578,7 +581,11 @@ class LayerMachine(RuleBasedStateMachine):
                 del self._pending[channel, receiver]
                 channel.receivers -= 1
                 await self._cancelled(channel, task)
-        await self._nodes[node].layer.close()
+        layer, began = self._nodes[node].layer, self._clock()
+        name = layer.stats()["node"]
+        await layer.close()
+        if self._clock() - began >= LEAVE_TIMEOUT:  # on a starved machine
+            self._not_left.add(name)
         self._nodes[node].settled = ""
         self._model.close(node)
 
@@ -594,9 +601,9 @@ class LayerMachine(RuleBasedStateMachine):
                     group, name
                 )
         await self._until(
-            lambda: not self._rows(MEMBERS),
+            lambda: not self._members(),
             lambda: (
-                f"rows of members are left: {self._rows(MEMBERS)}; nodes: {self._rows(LIVE)}, of"
+                f"rows of members are left: {self._members()}; nodes: {self._rows(LIVE)}, of"
                 f" them here {[node.layer.stats()['node'] for node in self._nodes]}"
             ),
         )
@@ -633,6 +640,7 @@ class LayerMachine(RuleBasedStateMachine):
             assert all(word["round"] == self._rounds for word in words), words
         await self._until(self._received, "a pending receive got nothing, or a claim stays open")
         self._harvest()
+        await self._until(self._relieved, "a channel that is half empty refuses what others send")
         self._model.settle()
 
     async def _last_words(self, one: Node, other: Node) -> None:
@@ -644,6 +652,11 @@ class LayerMachine(RuleBasedStateMachine):
         if any(channel.receivers and channel.expects for channel in self._channels):
             return False
         return self._rows(CLAIMED) == [(0,)]
+
+    def _relieved(self) -> bool:
+        """No channel is said to be full that has room."""
+        full = {name for (name,) in self._rows(FULL)}
+        return not any(c.relieved and c.name in full for c in self._channels if not c.gone)
 
     def _harvest(self) -> None:
         """Take note of what pending receives have got."""
@@ -707,6 +720,10 @@ class LayerMachine(RuleBasedStateMachine):
 
     def _rows(self, query: str, *params: Any) -> list[tuple[Any, ...]]:
         return self._superuser.execute(query, (self._prefix, *params)).fetchall()
+
+    def _members(self) -> list[tuple[Any, ...]]:
+        """Rows of members, but for those that the sweep has to remove."""
+        return [row for row in self._rows(MEMBERS) if row[1] not in self._not_left]
 
     async def _until(
         self, condition: Callable[[], bool], otherwise: str | Callable[[], str]
