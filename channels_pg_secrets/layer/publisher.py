@@ -34,6 +34,8 @@ TRANSIENT = ("40", "53", "54000", "55P03", "57014")
 _RIGHTS = ("42501", "42704", "28")
 #: A statement and its values.
 _Request = tuple[statements.Statement, Sequence[Any]]
+#: Rows with these numbers are there: of a batch in doubt, perhaps.
+_DUPLICATE = "23505"
 _NOT_INSTALLED = ("42883", "42P01", "3F000")
 
 
@@ -125,6 +127,9 @@ class Publisher:
         elif state in _NOT_INSTALLED:
             call.refused(not_installed(error))
             self.pump()
+        elif state == _DUPLICATE:
+            call.refused(error)
+            self._back_off(error)  # what is in doubt is looked for again, but not at once
         else:
             call.refused(error)
             self.pump()
@@ -182,7 +187,7 @@ class OutboxJob:
             batch.retry = True
 
         def refused(error: Exception) -> None:
-            if batch.retry and getattr(error, "sqlstate", None) == "23505":
+            if batch.retry and getattr(error, "sqlstate", None) == _DUPLICATE:
                 # Under repeatable read its ghost may have committed since our snapshot: look again.
                 return
             if len(batch.elements) > 1:

@@ -215,6 +215,42 @@ async def test_a_batch_that_never_arrived_is_sent_again(
     assert await drain(receiver, channel, 4) == [0, 1, 2, 3]
 
 
+async def test_a_batch_in_doubt_that_meets_its_ghost_is_not_sent_without_a_pause(
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy
+) -> None:
+    """Whose rows are said to be there, and are not found, is looked for again and again, slowly."""
+    sender, receiver = layers(port=proxy.port), layers()
+    channel = await receiver.new_channel()
+    for number in range(2):
+        await sender.send(channel, {"n": number})
+        await settled(sender)
+    installed.execute(
+        "CREATE SEQUENCE tries; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
+        " SECURITY DEFINER AS $$ BEGIN PERFORM nextval('public.tries');"
+        " RAISE EXCEPTION 'a ghost' USING ERRCODE = 'unique_violation'; END $$"
+    )
+    for slice_ in range(3):
+        installed.execute(
+            f"CREATE TRIGGER refuse BEFORE INSERT ON channels_pg_secrets_message_{slice_}"
+            " FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    proxy.swallow()
+    sending = asyncio.create_task(sender.send(channel, {"n": 2}))
+    await until(lambda: bool(node_of(sender).outbox._batches))
+    proxy.spit()
+    for link in supervisor_of(sender)._links:
+        assert link.wire is not None
+        link.wire.abandon(WireLost("given up"))
+    tries = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM tries"
+    await until(lambda: installed.execute(tries)[0][0] >= 1)
+    began = time.monotonic()
+    await until(lambda: installed.execute(tries)[0][0] >= 8)
+    assert time.monotonic() - began > 0.5
+    installed.execute("DROP FUNCTION refuse() CASCADE")
+    await soon(sending)
+    assert await drain(receiver, channel, 3) == [0, 1, 2]
+
+
 async def test_a_retry_adds_nothing_for_who_joined_after_its_ghost(
     layers: Layers, proxy: FaultProxy
 ) -> None:
