@@ -23,12 +23,13 @@ class Identity:
     key: FrameKey = field(default_factory=FrameKey.generate, repr=False)
     #: Which life of the tables the node is registered in; 0 before the first registration.
     incarnation: int = 0
+    #: The number of this node's row there. Another one: the row is new, and what went with the one
+    #: before is lost, be it that a registration was not answered.
+    entry: int = 0
     #: How often the layer was flushed, as far as this node knows.
     epoch: int = 0
     #: The tables hold what they had lost of this node; false until that is certain.
     caught_up: bool = True
-    #: A registration was not answered: an entry may be its, and hold nothing of what was lost.
-    doubtful: bool = False
 
     @property
     def name(self) -> str:

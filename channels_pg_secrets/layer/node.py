@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -234,7 +235,7 @@ class Node:
         """The values of REGISTER."""
         identity = self.identity
         head = (identity.prefix, identity.node, identity.notify_channel)
-        return (*head, *identity.key.pads(), self.options.row_expiry / 2)
+        return (*head, *identity.key.pads(), self.options.row_expiry / 2, secrets.randbits(62))
 
     def registered(self, incarnation: int, *, known: bool, epoch: int, emptied: bool) -> None:
         """The node is in the table; make good what the tables have lost."""

@@ -83,17 +83,16 @@ class Registration:
     async def _register(self, wire: Wire) -> bool:
         """Do so; False where another home has taken over."""
         node, identity = self._node, self._node.identity
-        doubtful, identity.doubtful = identity.doubtful, True
         rows = await wire.call(statements.REGISTER, *node.registration())
-        incarnation, known, epoch = rows[0]
-        known = known and not doubtful
+        incarnation, entry, epoch = rows[0]
+        known = entry == identity.entry
         entered = identity.incarnation != 0
         emptied = entered and identity.incarnation != incarnation
         with self._tenure.lock:
             if not self._tenure.current:
                 return False
             node.registered(incarnation, known=known, epoch=epoch, emptied=emptied)
-            identity.doubtful = False
+            identity.entry = entry
             # Not undone by a connection that ends here: the next one is known, and has to go on.
             identity.caught_up = identity.caught_up and (known or not entered)
         return True

@@ -37,11 +37,6 @@ def float8(value: bytes) -> float:
     return float(_FLOAT8.unpack(value)[0])
 
 
-def boolean(value: bytes) -> bool:
-    """Decode a boolean."""
-    return value != b"\x00"
-
-
 def text(value: bytes) -> str:
     """Decode a text."""
     return value.decode()
@@ -163,8 +158,8 @@ PUBLISH_GROUP = Statement(
 PEER = Statement("peer", ("int8",), (raw, raw, raw))
 REGISTER = Statement(
     "register",
-    ("text", "int8", "text", "bytea", "bytea", "float8"),
-    (int8, boolean, int8),
+    ("text", "int8", "text", "bytea", "bytea", "float8", "int8"),
+    (int8, int8, int8),
 )
 CATCH_UP = Statement("catch_up", ("text", "int8"))
 DEREGISTER = Statement("deregister", ("int8",))

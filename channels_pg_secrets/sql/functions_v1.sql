@@ -298,7 +298,7 @@ $$;
 -- Enters a node, or finds it entered. "known" is false when its members have to be written again.
 CREATE FUNCTION channels_pg_secrets_register_v1(
     p_prefix text, p_node bigint, p_channel text, p_inner bytea, p_outer bytea, p_span double precision,
-    OUT incarnation bigint, OUT known boolean, OUT epoch bigint
+    p_entry bigint, OUT incarnation bigint, OUT entry bigint, OUT epoch bigint
 ) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -306,13 +306,14 @@ BEGIN
     INSERT INTO @schema@.channels_pg_secrets_state (incarnation)
     VALUES (('x' || substr(replace(gen_random_uuid()::text, '-', ''), 1, 15))::bit(60)::bigint)
     ON CONFLICT DO NOTHING;
-    UPDATE @schema@.channels_pg_secrets_node SET seen = clock_timestamp() WHERE id = p_node;
-    known := FOUND;
+    UPDATE @schema@.channels_pg_secrets_node n SET seen = clock_timestamp() WHERE n.id = p_node
+    RETURNING n.entry INTO entry;
     SELECT s.incarnation, coalesce(e.epoch, 0) INTO incarnation, epoch
     FROM @schema@.channels_pg_secrets_state s LEFT JOIN @schema@.channels_pg_secrets_epoch e ON e.prefix = p_prefix;
-    IF NOT known THEN
-        INSERT INTO @schema@.channels_pg_secrets_node (id, prefix, channel, inner_pad, outer_pad, flushed, span)
-        VALUES (p_node, p_prefix, p_channel, p_inner, p_outer, epoch, p_span);
+    IF entry IS NULL THEN
+        INSERT INTO @schema@.channels_pg_secrets_node (id, prefix, channel, inner_pad, outer_pad, flushed, span, entry)
+        VALUES (p_node, p_prefix, p_channel, p_inner, p_outer, epoch, p_span, p_entry);
+        entry := p_entry;
     END IF;
 END $$;
 

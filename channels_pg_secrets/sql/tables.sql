@@ -46,7 +46,9 @@ CREATE UNLOGGED TABLE channels_pg_secrets_node (
     -- Channels of its own that take no more for now; NULL, the usual case: none. The number is that
     -- of the latest statement about them, as for "written".
     full_channels text[],
-    full_version  bigint NOT NULL DEFAULT 0
+    full_version  bigint NOT NULL DEFAULT 0,
+    -- Random, made for each registration: one that comes again finds its row, or another that is new.
+    entry         bigint NOT NULL
 ) WITH (fillfactor = 50);
 
 -- A group's members: one row per node that has members of its own (channel = ''), and one per

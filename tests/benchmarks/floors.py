@@ -215,7 +215,7 @@ class BareFrame(BareRow):
 
     def _register(self, connection: psycopg.Connection[Any]) -> None:
         statement, us = statements.REGISTER, self._here
-        values = statement.encode((us.prefix, us.node, us.notify_channel, *us.key.pads(), 60.0))
+        values = statement.encode((us.prefix, us.node, us.notify_channel, *us.key.pads(), 60.0, 1))
         found = connection.pgconn.exec_params(
             statement.sql, values, None, statement.formats, 1
         ).get_value(0, 0)

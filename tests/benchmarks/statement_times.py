@@ -41,7 +41,7 @@ class Session:
         self._key = FrameKey.generate()
         self._incarnation = 0
         for node in (_SENDER, _RECEIVER):
-            values = ("asgi", node, f"node_{node}", *self._key.pads(), 30.0)
+            values = ("asgi", node, f"node_{node}", *self._key.pads(), 30.0, 1)
             self._incarnation = int(self._ask(statements.REGISTER, *values))
         members = ([_GROUP], [""], [True], [0], [0])
         head = ("asgi", _RECEIVER, self._incarnation, 1, 86400.0, 86400.0)

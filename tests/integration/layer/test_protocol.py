@@ -699,6 +699,38 @@ async def test_a_registration_whose_reply_was_lost_is_made_good(
     assert await drain(receiver, channel, 1) == [1]
 
 
+async def test_a_lost_reply_to_a_registration_that_changed_nothing_leaves_no_row(
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node whose entry was there all the time still knows what others have written into it."""
+    other, owner = layers(), layers(port=proxy.port)
+    channel = await owner.new_channel()
+    await other.group_add("group", channel)
+    await settled(owner)
+    before = supervisor_of(owner).publisher.wire
+    call, lost = Wire.call, False
+
+    async def losing(wire: Wire, request: Any, *values: Any) -> Any:
+        nonlocal lost
+        if request is statements.REGISTER and not lost:
+            lost = True
+            proxy.hold_answers()
+            answer = asyncio.create_task(call(wire, request, *values))
+            proxy.reset()
+            proxy.release_answers()
+            return await answer
+        return await call(wire, request, *values)
+
+    monkeypatch.setattr(Wire, "call", losing)
+    supervisor_of(owner)._registration.again()
+    await until(lambda: supervisor_of(owner).publisher.wire is not before)
+    await settled(owner)
+    assert lost
+    await owner.group_discard("group", channel)
+    rows = "SELECT count(*) FROM channels_pg_secrets_member"
+    await until(lambda: installed.execute(rows) == [(0,)])
+
+
 async def send_in_company(sender: PostgresChannelLayer, channel: str, number: int) -> None:
     """Send a message as one of several, for which the database looks up where it goes."""
     company = (sender.send("work", {}), sender.group_send("nobody", {}))
@@ -841,7 +873,7 @@ async def test_a_node_that_cannot_be_notified_is_not_let_in(
     installed: FreshDatabase, channel: str
 ) -> None:
     """NOTIFY takes no such name, and whoever sent to that node's groups would be told so."""
-    register = "SELECT channels_pg_secrets_register_v1('asgi', 1, %s, '', '', 30)"
+    register = "SELECT channels_pg_secrets_register_v1('asgi', 1, %s, '', '', 30, 1)"
     with pytest.raises(psycopg.errors.CheckViolation):
         installed.execute(register, (channel,))
 
@@ -859,8 +891,9 @@ async def test_flush_waits_for_live_nodes_only_so_long(
     layer = layers()
     await layer.new_channel()
     installed.execute(
-        "INSERT INTO channels_pg_secrets_node (id, prefix, channel, inner_pad, outer_pad, span)"
-        " VALUES (1, 'asgi', 'nobody', '', '', 30)"
+        "INSERT INTO channels_pg_secrets_node"
+        " (id, prefix, channel, inner_pad, outer_pad, span, entry)"
+        " VALUES (1, 'asgi', 'nobody', '', '', 30, 1)"
     )
     begun = time.monotonic()
     await layer.flush()

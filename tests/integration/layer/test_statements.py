@@ -59,8 +59,6 @@ def _as_text(connection: psycopg.Connection[Any], pg_type: str, value: Any) -> b
         ("int4", statements.int4, -(2**31)),
         ("int8", statements.int8, 2**63 - 1),
         ("float8", statements.float8, -1.25),
-        ("bool", statements.boolean, True),
-        ("bool", statements.boolean, False),
         ("text", statements.text, "ä€😀"),
         ("bytea", statements.raw, b"\x00\xff"),
     ],
@@ -90,7 +88,6 @@ def test_statements_fit_their_functions(
         23: (statements.int4,),
         20: (statements.int8,),
         701: (statements.float8,),
-        16: (statements.boolean,),
         25: (statements.text, statements.raw),
         17: (statements.raw,),
     }
