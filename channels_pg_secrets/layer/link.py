@@ -35,6 +35,8 @@ class Link:
     _retry_at: float = 0.0
     #: The generation whose login was refused, if that is why it is waited.
     _refused: int | None = None
+    #: The other link got in since the latest attempt began.
+    _admitted: bool = False
 
     @property
     def up(self) -> bool:
@@ -60,6 +62,7 @@ class Link:
         """An attempt to connect begins."""
         self.replace = False
         self._refused = None
+        self._admitted = False
 
     def succeeded(self, lease: float | None) -> None:
         """It is connected, with credentials that are lent for so many seconds, if they are."""
@@ -70,8 +73,11 @@ class Link:
     def failed(self, *, at_least: float = 0.0, refused: int | None = None) -> None:
         """An attempt failed: wait longer each time, and ``at_least`` so many seconds.
 
-        ``refused`` is the generation that the server did not let in.
+        ``refused`` is the generation that the server did not let in; if it has let in the other link
+        meanwhile, that is out of date.
         """
+        if refused is not None and self._admitted:
+            at_least, refused = 0.0, None
         self.wait(max(at_least, backoff(self.failures)))
         self.failures = min(self.failures + 1, _COUNTED)
         self._refused = refused
@@ -79,6 +85,7 @@ class Link:
 
     def admitted(self) -> None:
         """The other link got in: what refused this one's login does so no more."""
+        self._admitted = True
         if self._refused is not None:
             self._refused, self._retry_at = None, 0.0
 

@@ -94,6 +94,20 @@ def test_a_refused_login_is_tried_again_once_the_other_link_got_in(clock: Clock)
     assert link.due(2)
 
 
+def test_a_refusal_that_the_other_link_overtook_is_out_of_date(clock: Clock) -> None:
+    """An attempt from before the other link got in says nothing of what the server does now."""
+    link = Link("listener")
+    link.begin()
+    link.admitted()
+    link.failed(at_least=30.0, refused=2)
+    clock.now += LAST_DELAY
+    assert link.due(2)
+    link.begin()
+    link.failed(at_least=30.0, refused=2)
+    clock.now += LAST_DELAY
+    assert not link.due(2)
+
+
 def test_an_outage_is_waited_for_though_the_other_link_got_in(clock: Clock) -> None:
     """A connection that failed for another reason than its login has its own waits."""
     link = Link("listener")
