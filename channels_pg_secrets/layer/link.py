@@ -73,8 +73,8 @@ class Link:
     def failed(self, *, at_least: float = 0.0, refused: int | None = None) -> None:
         """An attempt failed: wait longer each time, and ``at_least`` so many seconds.
 
-        ``refused`` is the generation that the server did not let in; if it has let in the other link
-        meanwhile, that is out of date.
+        ``refused`` is the generation that the server did not let in; if it has let in the other
+        link meanwhile, that is out of date.
         """
         if refused is not None and self._admitted:
             at_least, refused = 0.0, None
