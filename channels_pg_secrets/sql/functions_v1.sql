@@ -295,7 +295,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     SELECT n.channel, n.inner_pad, n.outer_pad FROM @schema@.channels_pg_secrets_node n WHERE n.id = p_node;
 $$;
 
--- Enters a node, or finds it entered. "known" is false when its members have to be written again.
+-- Enters a node, or finds it entered. Where "entry" is another than the node's last, its row is new, and its
+-- members have to be written again.
 CREATE FUNCTION channels_pg_secrets_register_v1(
     p_prefix text, p_node bigint, p_channel text, p_inner bytea, p_outer bytea, p_span double precision,
     p_entry bigint, OUT incarnation bigint, OUT entry bigint, OUT epoch bigint
