@@ -27,6 +27,8 @@ PATIENCE = 40.0
 #: Seconds after which a process that goes on sending has moved its connections to that loop: what
 #: strikes while it does would find one fewer.
 HOME = 2 * FIRST_TRIAL
+#: Seconds after which it is noted who is waited for, should that be too late.
+LATE = 2.0
 #: Seconds for what is under way to arrive when nobody sends any more.
 DRAIN = 15.0
 #: Seconds after which nothing comes twice any more, if nothing is left in the queue.
@@ -135,6 +137,8 @@ class Load:
         #: Streams that go on all the time.
         self.flows: set[Stream] = set()
         self.resumes: list[float] = []
+        #: Of the longest: which streams were waited for, and how the processes were meanwhile.
+        self.slowest = ""
         self.strikes = 0
         #: Messages that were claimed by processes when they died.
         self.buried = 0
@@ -250,10 +254,16 @@ class Load:
     async def resumed(self, since: float) -> float:
         """Wait until every stream has delivered what was sent since; return when the last did."""
         until = time.monotonic() + PATIENCE
+        note = ""
         while True:
             waiting, latest = await self._arrivals(since)
             if not waiting:
+                if latest - since > max(self.resumes, default=0.0):
+                    self.slowest = note
                 return latest
+            if not note and time.monotonic() > since + LATE:
+                lately = {name: await self("lately", name) for name in self.members}
+                note = f"after {LATE:g} s {sorted(waiting)} were silent: {lately}"
             assert time.monotonic() < until, f"no message arrives any more: {sorted(waiting)}"
             await asyncio.sleep(0.02)
 
@@ -365,7 +375,7 @@ class Load:
         if balance.refused > limits.refused:
             wrong.append(f"{balance.refused} sends were refused, at most {limits.refused} expected")
         if limits.resume is not None and max(self.resumes, default=0.0) > limits.resume:
-            wrong.append(f"messages flowed again after {max(self.resumes):.2f} s")
+            wrong.append(f"messages flowed again after {max(self.resumes):.2f} s: {self.slowest}")
         if balance.gap > limits.gap:
             wrong.append(f"a receiver got nothing for {balance.gap:.2f} s, at most {limits.gap:g}")
         if lines > limits.lines * max(1, self.strikes):

@@ -18,6 +18,7 @@ import threading
 import time
 import warnings
 from array import array
+from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,10 +79,11 @@ class Received:
 
 
 class Lines(logging.Handler):
-    """Counts what is logged."""
+    """Counts what is logged, and keeps the latest."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
+        self.latest: deque[tuple[float, str]] = deque(maxlen=12)
         self.count = 0
         self.errors: list[str] = []
         self.kinds: dict[str, int] = {}
@@ -89,6 +91,7 @@ class Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.count += 1
         text = record.getMessage()
+        self.latest.append((time.monotonic(), text.partition("\n")[0]))
         # Without what differs from line to line, so that kinds can be counted.
         kind = re.sub(r"\d+", "#", text.partition("\n")[0])[:150]
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
@@ -226,6 +229,12 @@ class Worker:
         self.lines.errors = []
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak (proc(5))
         self._resident = _memory("VmRSS")
+
+    def lately(self) -> dict[str, Any]:
+        """Return what is connected, and what was logged last, with how many seconds ago."""
+        now = time.monotonic()
+        said = [f"{now - at:.2f} s ago: {text}" for at, text in self.lines.latest.copy()]
+        return {"connected": self.layer.stats()["connected"], "said": said}
 
     def usage(self) -> dict[str, Any]:
         """Return bytes of peak growth, log lines and failures since the mark."""
