@@ -352,10 +352,10 @@ class CredentialCache:
             self.failures += 1
             self.counts["errors"] += 1
             self.error = error
-            left = NEVER if self.snapshot is None else self.snapshot.remaining(now)
+            snapshot = self.snapshot
+            left = NEVER if snapshot is None else snapshot.remaining(now)
             pause = policy.backoff(self.failures, self._random.random(), left)
             self.retry_at = max(now.monotonic + pause, self._fetched_at + policy.FETCH_SPACING)
-            snapshot = self.snapshot
             if snapshot is None or self.usable(now) is None:
                 return
             if kind == "renew_failed":

@@ -239,8 +239,7 @@ class Mailboxes:
         """Nothing comes any more: raise this to whoever waits, and to whoever would."""
         with self._lock:
             self._closed = error
-            waiting = [waiter for box in self._boxes.values() for waiter in box.waiters]
-        settle(waiting, error)
+        settle(self.waiters(), error)
 
     def _open(self, channel: str) -> Mailbox:
         box = self._boxes[channel] = Mailbox(self._capacity_of(channel))

@@ -189,9 +189,10 @@ class Node:
     def close(self) -> None:
         """End the home for good; whoever still waits for anything is told so."""
         self.homes.close()
-        self._fail_late(time.monotonic(), _closed())
-        self.mailboxes.close(_closed())
-        self.normal_channels.close(_closed())
+        error = _closed()
+        self._fail_late(time.monotonic(), error)
+        self.mailboxes.close(error)
+        self.normal_channels.close(error)
 
     def post(self, out: Outgoing) -> None:
         """Send what nobody waits for; it is lost where the queue is full."""

@@ -142,8 +142,7 @@ class NormalChannels:
         """Claim nothing any more: raise this to whoever waits, and to whoever would."""
         with self._lock:
             self._closed = error
-            waiting = [w for reader in self._readers.values() for w in reader.waiters]
-        settle(waiting, error)
+        settle(self.waiters(), error)
 
     @property
     def unsettled(self) -> bool:

@@ -666,6 +666,37 @@ async def test_a_node_that_was_given_up_registers_again(
     assert (await soon(receiver.receive(channel)))["n"] == 1
 
 
+async def register_unanswered(
+    layer: PostgresChannelLayer,
+    installed: FreshDatabase,
+    proxy: FaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Have a layer register again; its answer is lost, and it does so on another connection."""
+    done = "SELECT FROM channels_pg_secrets_node WHERE id = %s AND seen > %s"
+    ((begun,),) = installed.execute("SELECT clock_timestamp()")
+    before = supervisor_of(layer).publisher.wire
+    call, lost = Wire.call, False
+
+    async def losing(wire: Wire, request: Any, *values: Any) -> Any:
+        nonlocal lost
+        if request is not statements.REGISTER or lost:
+            return await call(wire, request, *values)
+        lost = True
+        proxy.hold_answers()
+        answer = asyncio.create_task(call(wire, request, *values))
+        await until(lambda: installed.execute(done, (node_of(layer).identity.node, begun)))
+        proxy.reset()
+        proxy.release_answers()
+        return await answer
+
+    monkeypatch.setattr(Wire, "call", losing)
+    supervisor_of(layer)._registration.again()
+    await until(lambda: supervisor_of(layer).publisher.wire is not before)
+    await settled(layer)
+    assert lost
+
+
 async def test_a_registration_whose_reply_was_lost_is_made_good(
     layers: Layers, installed: FreshDatabase, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -674,27 +705,10 @@ async def test_a_registration_whose_reply_was_lost_is_made_good(
     channel = await receiver.new_channel()
     await receiver.group_add("group", channel)
     await settled(receiver)
-    node = node_of(receiver).identity.node
-    entry = "SELECT FROM channels_pg_secrets_node WHERE id = %s"
-    before = supervisor_of(receiver).publisher.wire
-    call, lost = Wire.call, False
-
-    async def losing(wire: Wire, request: Any, *values: Any) -> Any:
-        nonlocal lost
-        answer = asyncio.create_task(call(wire, request, *values))
-        if request is statements.REGISTER and not lost:
-            lost = True
-            proxy.hold_answers()
-            await until(lambda: installed.execute(entry, (node,)))
-            proxy.reset()
-            proxy.release_answers()
-        return await answer
-
-    monkeypatch.setattr(Wire, "call", losing)
-    installed.execute("SELECT channels_pg_secrets_deregister_v1(%s)", (node,))
-    supervisor_of(receiver)._registration.again()
-    await until(lambda: supervisor_of(receiver).publisher.wire is not before)
-    await settled(receiver)
+    installed.execute(
+        "SELECT channels_pg_secrets_deregister_v1(%s)", (node_of(receiver).identity.node,)
+    )
+    await register_unanswered(receiver, installed, proxy, monkeypatch)
     await sender.group_send("group", {"n": 1})
     assert await drain(receiver, channel, 1) == [1]
 
@@ -707,25 +721,7 @@ async def test_a_lost_reply_to_a_registration_that_changed_nothing_leaves_no_row
     channel = await owner.new_channel()
     await other.group_add("group", channel)
     await settled(owner)
-    before = supervisor_of(owner).publisher.wire
-    call, lost = Wire.call, False
-
-    async def losing(wire: Wire, request: Any, *values: Any) -> Any:
-        nonlocal lost
-        if request is statements.REGISTER and not lost:
-            lost = True
-            proxy.hold_answers()
-            answer = asyncio.create_task(call(wire, request, *values))
-            proxy.reset()
-            proxy.release_answers()
-            return await answer
-        return await call(wire, request, *values)
-
-    monkeypatch.setattr(Wire, "call", losing)
-    supervisor_of(owner)._registration.again()
-    await until(lambda: supervisor_of(owner).publisher.wire is not before)
-    await settled(owner)
-    assert lost
+    await register_unanswered(owner, installed, proxy, monkeypatch)
     await owner.group_discard("group", channel)
     rows = "SELECT count(*) FROM channels_pg_secrets_member"
     await until(lambda: installed.execute(rows) == [(0,)])
