@@ -71,6 +71,12 @@ class Settlement:
     def __bool__(self) -> bool:
         return bool(self.done or self.back or self.idle)
 
+    def take_done(self) -> Settlement:
+        """Take out what was handed over, as much as a claim carries."""
+        taken = Settlement(self.done[:_CHUNK])
+        del self.done[:_CHUNK]
+        return taken
+
     def take(self) -> Settlement:
         """Take out as much as one statement carries."""
         taken = Settlement(self.done[:_CHUNK], self.back[:_CHUNK], self.idle[:_CHUNK])
@@ -123,7 +129,8 @@ class NormalChannels:
         with self._lock:
             claimed = self._granted.pop(future)
             self._unsettled.done.append(claimed.key)
-        self._kick()
+        # Soon: whoever comes back for the next message at once has the claim tell of this one.
+        asyncio.get_running_loop().call_soon(self._kick)
         return content
 
     def announced(self, channel: str) -> None:
@@ -201,21 +208,38 @@ class NormalChannels:
         return bool(self._readers or pending or self._look_for_lost)
 
     def next_call(self, identity: Identity) -> Call | None:
-        """Return the next statement: settle, find lost claims, register, claim."""
+        """Return the next statement: find lost claims, settle, register, claim."""
         with self._lock:
             if self._look_for_lost:
                 self._look_for_lost = False
                 return self._find_lost(identity)
-            if self._unsettled and self._in_flight is None:
+            channel = self._next_channel()
+            unsettled = self._unsettled
+            # What was handed over goes with a claim, if there is one to be made.
+            if unsettled.back or unsettled.idle or (unsettled.done and channel is None):
                 return self._settle(identity)
-            for channel, reader in () if self._leaving else self._readers.items():
+            if channel is None:
+                return None
+            reader = self._readers[channel] = self._readers.pop(channel)  # the others' turn next
+            if reader.registered:
+                return self._claim(identity, channel, reader)
+            return self._register(identity, channel, reader)
+
+    def _next_channel(self) -> str | None:
+        if not self._leaving:
+            for channel, reader in self._readers.items():
                 if not reader.busy and reader.hopeful and reader.waiters:
-                    self._readers[channel] = self._readers.pop(channel)  # the others' turn next
-                    return self._read(identity, channel, reader)
+                    return channel
         return None
 
-    def _read(self, identity: Identity, channel: str, reader: Reader) -> Call:
+    def _register(self, identity: Identity, channel: str, reader: Reader) -> Call:
         reader.busy = True
+
+        def registered(rows: Rows) -> bool:
+            with self._lock:
+                reader.busy = False
+                reader.registered = True
+            return True
 
         def in_doubt() -> None:
             with self._lock:
@@ -227,27 +251,37 @@ class NormalChannels:
             with self._lock:
                 reader.busy = reader.hopeful = False
 
-        if not reader.registered:
+        reading = (identity.prefix, identity.node, channel)
+        return Call(statements.READ, reading, registered, in_doubt, refused)
 
-            def registered(rows: Rows) -> bool:
-                with self._lock:
-                    reader.busy = False
-                    reader.registered = True
-                return True
-
-            reading = (identity.prefix, identity.node, channel)
-            return Call(statements.READ, reading, registered, in_doubt, refused)
-
+    def _claim(self, identity: Identity, channel: str, reader: Reader) -> Call:
+        reader.busy = True
+        reader.hopeful = False
         wanted = len(reader.waiters)
         claim = secrets.randbits(62)
-        reader.hopeful = False
+        taken = self._in_flight = self._unsettled.take_done()
 
         def claimed(rows: Rows) -> bool:
+            with self._lock:
+                self._carried_out(taken)
             self._hand_over(channel, reader, claim, rows, wanted)
             return True
 
-        values = (identity.prefix, identity.node, channel, claim, wanted)
-        return Call(statements.CLAIM, values, claimed, in_doubt, refused)
+        def in_doubt() -> None:
+            with self._lock:
+                self._not_carried_out(taken)
+                reader.busy = False
+                reader.hopeful = True
+
+        def refused(error: Exception) -> None:
+            logger.error("Messages of channel %r could not be claimed: %s", channel, error)
+            with self._lock:
+                self._not_carried_out(taken)
+                reader.busy = reader.hopeful = False
+
+        head = (identity.prefix, identity.node, channel, claim, wanted)
+        done = ([row for row, _ in taken.done], [claim for _, claim in taken.done])
+        return Call(statements.CLAIM, (*head, *done), claimed, in_doubt, refused)
 
     def _hand_over(self, channel: str, reader: Reader, claim: int, rows: Rows, wanted: int) -> None:
         wakeups = Wakeups()
@@ -285,17 +319,12 @@ class NormalChannels:
 
         def settled(rows: Rows) -> bool:
             with self._lock:
-                self._in_flight = None
-                self._held.difference_update(taken.done, taken.back)
-                self._settled.update(dict.fromkeys(taken.done))
-                while len(self._settled) > _REMEMBERED:
-                    self._settled.popitem(last=False)
+                self._carried_out(taken)
             return True
 
         def in_doubt() -> None:
             with self._lock:
-                self._in_flight = None
-                self._unsettled.put_back(taken)
+                self._not_carried_out(taken)
 
         def refused(error: Exception) -> None:
             # The rows stay claimed, and so are not delivered again; the sweep removes them.
@@ -312,6 +341,17 @@ class NormalChannels:
             [channel for channel in taken.idle if not self._is_read(channel)],
         )
         return Call(statements.SETTLE, values, settled, in_doubt, refused)
+
+    def _carried_out(self, taken: Settlement) -> None:
+        self._in_flight = None
+        self._held.difference_update(taken.done, taken.back)
+        self._settled.update(dict.fromkeys(taken.done))
+        while len(self._settled) > _REMEMBERED:
+            self._settled.popitem(last=False)
+
+    def _not_carried_out(self, taken: Settlement) -> None:
+        self._in_flight = None
+        self._unsettled.put_back(taken)
 
     def _is_read(self, channel: str) -> bool:
         reader = self._readers.get(channel)

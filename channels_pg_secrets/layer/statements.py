@@ -180,7 +180,11 @@ MEMBERS = Statement(
 )
 FULL = Statement("full", ("int8", "int8", "int8", "text[]"), (int4,))
 READ = Statement("read", ("text", "int8", "text"))
-CLAIM = Statement("claim", ("text", "int8", "text", "int8", "int4"), (int8, raw, raw))
+CLAIM = Statement(
+    "claim",
+    ("text", "int8", "text", "int8", "int4", "int8[]", "int8[]"),
+    (int8, raw, raw),
+)
 CLAIMS = Statement("claims", ("int8",), (int8, text, int8))
 SETTLE = Statement("settle", ("int8", "int8[]", "int8[]", "int8[]", "int8[]", "text[]"))
 FLUSH = Statement("flush", ("text", "int8"), (int8,))

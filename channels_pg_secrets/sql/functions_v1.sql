@@ -33,6 +33,7 @@ DECLARE
     v_node bigint;
     v_body text;
     v_seq bigint;
+    v_woken text[] := '{}';
     r record;
 BEGIN
     IF NOT v_queues THEN
@@ -170,13 +171,17 @@ BEGIN
                 PERFORM set_config('synchronous_commit', 'on', true);
                 v_queues := true;
             END IF;
-            IF NOT @schema@.channels_pg_secrets_enqueue_v1(
-                    p_prefix, r.channel, r.capacity, r.body, p_blobs[r.ord], p_queue_ttl)
-                AND r.direct
+            IF @schema@.channels_pg_secrets_enqueue_v1(
+                p_prefix, r.channel, r.capacity, r.body, p_blobs[r.ord], p_queue_ttl)
             THEN
+                IF r.channel <> ALL (v_woken) THEN
+                    v_woken := v_woken || r.channel;
+                END IF;
+            ELSIF r.direct THEN
                 refused := concat_ws(',', nullif(refused, ''), r.ord);
             END IF;
         END LOOP;
+        PERFORM @schema@.channels_pg_secrets_wake_v1(p_prefix, v_woken);
         IF v_queues THEN
             INSERT INTO @schema@.channels_pg_secrets_sent AS s (sender, base, refused) VALUES (p_sender, p_base, refused)
             ON CONFLICT (sender) DO UPDATE SET base = excluded.base, refused = excluded.refused, at = excluded.at;
@@ -495,23 +500,35 @@ BEGIN
     ON CONFLICT DO NOTHING;
 END $$;
 
--- Takes up to p_count messages of a normal channel for receivers that are waiting.
+-- Takes up to p_count messages of a normal channel for receivers that are waiting, after it has
+-- deleted what was handed over before: a reader who is busy needs one statement for each message.
 CREATE FUNCTION channels_pg_secrets_claim_v1(
-    p_prefix text, p_node bigint, p_channel text, p_claim bigint, p_count integer
+    p_prefix text, p_node bigint, p_channel text, p_claim bigint, p_count integer,
+    p_done bigint[], p_done_claims bigint[]
 ) RETURNS TABLE (id bigint, body text, blob bytea)
-LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    WITH free AS MATERIALIZED (
-        SELECT q.id FROM @schema@.channels_pg_secrets_queue q
-        WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_sort = off AS $$
+DECLARE
+    v_id bigint := 0;
+BEGIN
+    PERFORM @schema@.channels_pg_secrets_delete_v1(p_node, p_done, p_done_claims);
+    FOR i IN 1 .. p_count LOOP
+        SELECT q.id, q.body, q.blob INTO v_id, body, blob FROM @schema@.channels_pg_secrets_queue q
+        WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.id > v_id AND q.claimed_by IS NULL
           AND q.expires > clock_timestamp()
-        ORDER BY q.id LIMIT p_count FOR UPDATE SKIP LOCKED
-    ), taken AS (
+        ORDER BY q.id LIMIT 1 FOR UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN
+            IF i = 1 THEN
+                PERFORM set_config('synchronous_commit', 'off', true);  -- as in settle
+            END IF;
+            RETURN;
+        END IF;
         UPDATE @schema@.channels_pg_secrets_queue q SET claimed_by = p_node, claim = p_claim
-        FROM free WHERE q.id = free.id
-        RETURNING q.id, q.body, q.blob
-    )
-    SELECT t.id, t.body, t.blob FROM taken t ORDER BY t.id;
-$$;
+        WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.id = v_id;
+        id := v_id;
+        RETURN NEXT;
+    END LOOP;
+END $$;
 
 -- What a node has claimed, to find claims whose reply was lost.
 CREATE FUNCTION channels_pg_secrets_claims_v1(p_node bigint)
@@ -525,13 +542,13 @@ $$;
 CREATE FUNCTION channels_pg_secrets_settle_v1(
     p_node bigint, p_done bigint[], p_done_claims bigint[], p_back bigint[], p_back_claims bigint[],
     p_idle text[]
-) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off AS $$
 DECLARE
     r record;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    DELETE FROM @schema@.channels_pg_secrets_queue q USING unnest(p_done, p_done_claims) AS d (id, claim)
-    WHERE q.id = d.id AND q.claimed_by = p_node AND q.claim = d.claim;
+    PERFORM @schema@.channels_pg_secrets_delete_v1(p_node, p_done, p_done_claims);
     DELETE FROM @schema@.channels_pg_secrets_reader t WHERE t.node = p_node AND t.channel = ANY (p_idle);
     FOR r IN
         WITH freed AS (
@@ -539,9 +556,9 @@ BEGIN
             FROM unnest(p_back, p_back_claims) AS b (id, claim)
             WHERE q.id = b.id AND q.claimed_by = p_node AND q.claim = b.claim
             RETURNING q.prefix, q.channel
-        ) SELECT DISTINCT freed.prefix, freed.channel FROM freed
+        ) SELECT freed.prefix, array_agg(DISTINCT freed.channel) AS channels FROM freed GROUP BY freed.prefix
     LOOP
-        PERFORM @schema@.channels_pg_secrets_wake_v1(r.prefix, r.channel);
+        PERFORM @schema@.channels_pg_secrets_wake_v1(r.prefix, r.channels);
     END LOOP;
 END $$;
 
@@ -629,12 +646,16 @@ BEGIN
     IF v_node IS NOT NULL THEN
         PERFORM @schema@.channels_pg_secrets_scatter_v1(
             ARRAY[('x' || v_node)::bit(64)::bigint], v_item, 'jC' || p_channel, v_bytes, p_expiry, NULL);
-    ELSIF length(v_item) < 7900 THEN
-        IF NOT @schema@.channels_pg_secrets_enqueue_v1(p_prefix, p_channel, p_capacity, v_item, NULL::bytea, p_expiry) THEN
+    ELSE
+        IF length(v_item) < 7900 THEN
+            v_bytes := NULL;
+        ELSE
+            v_item := 'jC' || p_channel;
+        END IF;
+        IF NOT @schema@.channels_pg_secrets_enqueue_v1(p_prefix, p_channel, p_capacity, v_item, v_bytes, p_expiry) THEN
             RAISE EXCEPTION 'channel % is at its capacity of %', p_channel, p_capacity USING ERRCODE = '53400';
         END IF;
-    ELSIF NOT @schema@.channels_pg_secrets_enqueue_v1(p_prefix, p_channel, p_capacity, 'jC' || p_channel, v_bytes, p_expiry) THEN
-        RAISE EXCEPTION 'channel % is at its capacity of %', p_channel, p_capacity USING ERRCODE = '53400';
+        PERFORM @schema@.channels_pg_secrets_wake_v1(p_prefix, ARRAY[p_channel]);
     END IF;
 END $$;
 
@@ -644,6 +665,7 @@ CREATE FUNCTION channels_pg_secrets_group_send_v1(
 DECLARE
     v_bytes bytea := convert_to(p_message::text, 'UTF8');
     v_item text := 'jg' || p_group || ' ' || translate(encode(v_bytes, 'base64'), E'\n', '');
+    v_woken text[] := '{}';
     r record;
 BEGIN
     PERFORM @schema@.channels_pg_secrets_check_v1(p_group, p_message);
@@ -654,15 +676,19 @@ BEGIN
         (SELECT array_agg(m.node) FROM @schema@.channels_pg_secrets_member m
          WHERE m.prefix = p_prefix AND m.grp = p_group AND m.node <> 0 AND m.expires > clock_timestamp()),
         v_item, 'jG' || p_group, v_bytes, p_expiry, p_prefix);
+    IF length(v_item) < 7900 THEN
+        v_bytes := NULL;
+    ELSE
+        v_item := 'jG' || p_group;
+    END IF;
     FOR r IN
         SELECT m.channel, m.capacity FROM @schema@.channels_pg_secrets_member m
         WHERE m.prefix = p_prefix AND m.grp = p_group AND m.node = 0 AND m.expires > clock_timestamp()
         ORDER BY m.channel
     LOOP
-        IF length(v_item) < 7900 THEN
-            PERFORM @schema@.channels_pg_secrets_enqueue_v1(p_prefix, r.channel, r.capacity, v_item, NULL::bytea, p_expiry);
-        ELSE
-            PERFORM @schema@.channels_pg_secrets_enqueue_v1(p_prefix, r.channel, r.capacity, 'jG' || p_group, v_bytes, p_expiry);
+        IF @schema@.channels_pg_secrets_enqueue_v1(p_prefix, r.channel, r.capacity, v_item, v_bytes, p_expiry) THEN
+            v_woken := v_woken || r.channel;
         END IF;
     END LOOP;
+    PERFORM @schema@.channels_pg_secrets_wake_v1(p_prefix, v_woken);
 END $$;

@@ -103,43 +103,70 @@ BEGIN
     END IF;
 END $$;
 
--- Tells the readers of a normal channel that there is work. Not numbered and not kept: a node that
--- misses it looks again when it reconnects.
-CREATE FUNCTION channels_pg_secrets_wake_v1(p_prefix text, p_channel text)
-RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT @schema@.channels_pg_secrets_emit_v1(3::smallint, r.node, 0::bigint, 0::bigint, 'w' || p_channel, 0::double precision)
-    FROM @schema@.channels_pg_secrets_reader r WHERE r.prefix = p_prefix AND r.channel = p_channel;
-$$;
+-- Tells the readers of normal channels that there is work, each once for a channel. Not numbered and
+-- not kept: a node that misses it looks again when it reconnects.
+CREATE FUNCTION channels_pg_secrets_wake_v1(p_prefix text, p_channels text[])
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    v_channel text;
+BEGIN
+    FOREACH v_channel IN ARRAY p_channels LOOP
+        PERFORM @schema@.channels_pg_secrets_emit_v1(3::smallint, r.node, 0::bigint, 0::bigint, 'w' || v_channel, 0::double precision)
+        FROM @schema@.channels_pg_secrets_reader r WHERE r.prefix = p_prefix AND r.channel = v_channel;
+    END LOOP;
+END $$;
 
--- Puts one message into a normal channel; false when the channel is at capacity.
+-- The functions that look into the queue plan without seq scans and sorts. A session keeps its plans, and
+-- one that is made while the queue is empty reads all of it otherwise when it is long. Nor is there
+-- anything in them that a plan made for the values at hand does better than one for all: else
+-- PostgreSQL plans anew for each call, which takes longer than the rest of it.
+
+-- Puts one message into a normal channel; false when the channel is at capacity. Its readers are to
+-- be told afterwards, by wake.
 CREATE FUNCTION channels_pg_secrets_enqueue_v1(
     p_prefix text, p_channel text, p_capacity integer, p_body text, p_blob bytea, p_ttl double precision
-) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_sort = off AS $$
+DECLARE
+    v_first bigint;
+    v_last bigint;
 BEGIN
     -- Shared with other senders, against a reader who is just registering: without it the sender
     -- might not see the reader, and the reader not the message.
     PERFORM pg_advisory_xact_lock_shared(hashtextextended(p_prefix || ':' || p_channel, 7919));
     -- Counting up to a large capacity takes long. The numbers at both ends say how many there can be
     -- at most, and that is enough unless other channels have many of those in between.
-    -- Ordered, not max() and min(): planned while the queue is short, those are read from all of it.
-    IF p_capacity <= 1 + (
-            SELECT q.id FROM @schema@.channels_pg_secrets_queue q
+    SELECT (SELECT q.id FROM @schema@.channels_pg_secrets_queue q
             WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
-            ORDER BY q.id DESC LIMIT 1) - (
-            SELECT q.id FROM @schema@.channels_pg_secrets_queue q
+            ORDER BY q.id LIMIT 1),
+           (SELECT q.id FROM @schema@.channels_pg_secrets_queue q
             WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
-            ORDER BY q.id LIMIT 1)
-        AND (SELECT count(*) FROM (
-            SELECT FROM @schema@.channels_pg_secrets_queue q
-            WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
-              AND q.expires > clock_timestamp()
-            LIMIT p_capacity) held) >= p_capacity THEN
-        RETURN false;
+            ORDER BY q.id DESC LIMIT 1)
+    INTO v_first, v_last;
+    IF p_capacity <= 1 + v_last - v_first THEN
+        IF p_capacity <= (SELECT count(*) FROM (
+                SELECT FROM @schema@.channels_pg_secrets_queue q
+                WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
+                  AND q.expires > clock_timestamp()
+                LIMIT p_capacity) held)
+        THEN
+            RETURN false;
+        END IF;
     END IF;
     INSERT INTO @schema@.channels_pg_secrets_queue (prefix, channel, expires, body, blob)
     VALUES (p_prefix, p_channel, clock_timestamp() + make_interval(secs => p_ttl), p_body, p_blob);
-    PERFORM @schema@.channels_pg_secrets_wake_v1(p_prefix, p_channel);
     RETURN true;
+END $$;
+
+-- Deletes messages of normal channels that a node has handed over, each under the claim it had.
+CREATE FUNCTION channels_pg_secrets_delete_v1(p_node bigint, p_rows bigint[], p_claims bigint[])
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off AS $$
+BEGIN
+    FOR i IN 1 .. cardinality(p_rows) LOOP
+        DELETE FROM @schema@.channels_pg_secrets_queue q
+        WHERE q.claimed_by = p_node AND q.id = p_rows[i] AND q.claim = p_claims[i];
+    END LOOP;
 END $$;
 
 -- One numberless item to several nodes, its body apart where it does not fit. p_prefix is set for a

@@ -105,19 +105,20 @@ CREATE VIEW channels_pg_secrets_message AS
 -- Normal channels: work that any process may take. Logged, since no receiver could tell a
 -- re-sent message from one that another worker has already finished.
 CREATE TABLE channels_pg_secrets_queue (
-    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     prefix     text NOT NULL,
     channel    text NOT NULL,
+    id         bigint GENERATED ALWAYS AS IDENTITY,
     created    timestamptz NOT NULL DEFAULT clock_timestamp(),
     expires    timestamptz NOT NULL,
     body       text,
     blob       bytea,
     claimed_by bigint,
-    claim      bigint
+    claim      bigint,
+    -- In this order, and no index on the number alone: a plan might look for a channel's first message
+    -- among those of all channels.
+    PRIMARY KEY (prefix, channel, id)
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
-CREATE INDEX channels_pg_secrets_queue_free ON channels_pg_secrets_queue (prefix, channel, id)
-    WHERE claimed_by IS NULL;
-CREATE INDEX channels_pg_secrets_queue_claimed ON channels_pg_secrets_queue (claimed_by)
+CREATE INDEX channels_pg_secrets_queue_claimed ON channels_pg_secrets_queue (claimed_by, id)
     WHERE claimed_by IS NOT NULL;
 CREATE INDEX channels_pg_secrets_queue_expires ON channels_pg_secrets_queue (expires);
 

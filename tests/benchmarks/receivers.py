@@ -86,6 +86,12 @@ class Receivers:
             )
         return {"channel": names[0]}
 
+    async def work(self, channel: str) -> dict[str, Any]:
+        """Receive on a normal channel, one message after the other, and count."""
+        self._begin(self._count_on(channel))
+        self._unreached.add(channel)
+        return {}
+
     async def join(self, prefix: str, first: int, last: int) -> dict[str, Any]:
         """Make the channels that are counted members of many groups, one of each."""
         channels = self._channels

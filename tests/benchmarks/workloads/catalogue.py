@@ -10,6 +10,7 @@ ALL: tuple[type[Workload], ...] = (
     latency.PingPongBusy,
     latency.InProcess,
     throughput.Senders50,
+    throughput.NormalChannel,
     groups.Members,
     groups.ManyGroups,
     latency.SyncSend,

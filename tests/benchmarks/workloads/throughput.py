@@ -51,6 +51,33 @@ class Senders50(Stream):
         return Reading({"senders_50": await self._run(team, 50, each, 200)}, 50 * each)
 
 
+class NormalChannel(Stream):
+    """Work that waits for a worker."""
+
+    points = (
+        Point(
+            {"normal_channel": "messages/s"},
+            "10 concurrent senders to a normal channel that another process reads, one by one",
+        ),
+    )
+
+    def note(self, point: Point) -> str | None:
+        """One layer does less, and says so."""
+        less = "To it a normal channel is one more to subscribe to: nothing waits there."
+        return less if self.name == "channels_redis_pubsub" else None
+
+    async def prepare(self, team: Team) -> None:
+        """One receiver, as in a worker process, reached once."""
+        self._channel = "work"
+        await team.ask(1, "work", channel=self._channel)
+        await self.reach(team, 0, [1], channel=self._channel)
+
+    async def measure(self, team: Team, point: Point) -> Reading:
+        """10 tasks send, each awaiting one send after the other, until the last was received."""
+        each = self.scale.times(200)
+        return Reading({"normal_channel": await self._run(team, 10, each, 200)}, 10 * each)
+
+
 def _size(row_id: str, size: int, *, extra: bool = True) -> Point:
     what = f"messages of {size:,} bytes from 10 concurrent senders"
     return Point({row_id: "messages/s"}, what, "bytes of a message", size, extra)
