@@ -507,7 +507,7 @@ CREATE FUNCTION channels_pg_secrets_claim_v1(
     p_done bigint[], p_done_claims bigint[]
 ) RETURNS TABLE (id bigint, body text, blob bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_sort = off AS $$
+SET enable_seqscan = off AS $$
 DECLARE
     v_id bigint := 0;
 BEGIN

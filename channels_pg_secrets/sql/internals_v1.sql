@@ -116,17 +116,17 @@ BEGIN
     END LOOP;
 END $$;
 
--- The functions that look into the queue plan without seq scans and sorts. A session keeps its plans, and
--- one that is made while the queue is empty reads all of it otherwise when it is long. Nor is there
--- anything in them that a plan made for the values at hand does better than one for all: else
--- PostgreSQL plans anew for each call, which takes longer than the rest of it.
+-- A session plans a function's statements in its first calls, and then keeps one plan for all calls,
+-- unless plans for the values at hand look better: then it plans each time, which takes longer than
+-- the statement. So those that look into the queue have no value in them that a plan depends on
+-- (LIMIT 1, no arrays), and plan without seq scans: the queue may have been empty in the first calls.
 
 -- Puts one message into a normal channel; false when the channel is at capacity. Its readers are to
 -- be told afterwards, by wake.
 CREATE FUNCTION channels_pg_secrets_enqueue_v1(
     p_prefix text, p_channel text, p_capacity integer, p_body text, p_blob bytea, p_ttl double precision
 ) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_sort = off AS $$
+SET enable_seqscan = off AS $$
 DECLARE
     v_first bigint;
     v_last bigint;

@@ -55,12 +55,99 @@ async def test_a_claim_is_handed_over_and_deleted(channels: NormalChannels) -> N
     """Whoever waits gets the message, and its row is deleted afterwards."""
     task = await waiting(channels)
     call = next_call(channels, statements.CLAIM)
-    assert call.values[-1] == 1
+    assert call.values[4] == 1
     call.done([(5, b"item", None)])
     claimed = await task
     assert (claimed.row, claimed.item) == (5, b"item")
     assert settled(channels) == ([5], [])
     assert channels.next_call(ME) is None
+
+
+async def handed_over(channels: NormalChannels, row: int) -> int:
+    """Hand over a message, whose row is not deleted yet; return its claim."""
+    task = await waiting(channels)
+    call = next_call(channels, statements.CLAIM)
+    call.done([(row, b"item", None)])
+    await task
+    return int(call.values[3])
+
+
+async def again(channels: NormalChannels) -> asyncio.Task[Claimed]:
+    """Return somebody who waits where it is known that somebody reads."""
+    task = asyncio.create_task(channels.get("work", taken))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_the_next_claim_deletes_what_was_handed_over(channels: NormalChannels) -> None:
+    """Whoever comes back for the next message costs no statement of its own for the last one."""
+    claim = await handed_over(channels, 5)
+    task = await again(channels)
+    call = next_call(channels, statements.CLAIM)
+    assert call.values[5:] == ([5], [claim])
+    call.done([(6, b"item", None)])
+    assert (await task).row == 6
+    assert settled(channels) == ([6], [])
+    assert not channels.unsettled
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_what_a_failed_claim_was_to_delete_is_deleted(
+    channels: NormalChannels, lost: bool
+) -> None:
+    """A claim that is in doubt or refused has deleted nothing, as far as anybody knows."""
+    await handed_over(channels, 5)
+    task = await again(channels)
+    call = next_call(channels, statements.CLAIM)
+    if lost:
+        call.in_doubt()
+        assert next_call(channels, statements.CLAIM).values[5] == [5]
+    else:
+        call.refused(RuntimeError("no"))
+        assert settled(channels) == ([5], [])
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_claim_in_flight_when_its_home_ends_has_deleted_nothing(
+    channels: NormalChannels,
+) -> None:
+    """The next home deletes what the last one's claim was to, as nobody will hear its answer."""
+    await handed_over(channels, 5)
+    task = await again(channels)
+    next_call(channels, statements.CLAIM)
+    channels.recover()
+    next_call(channels, statements.CLAIMS).done([])
+    assert next_call(channels, statements.CLAIM).values[5] == [5]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_what_is_given_back_does_not_wait_for_a_claim(channels: NormalChannels) -> None:
+    """Others may be waiting for it, so it goes first."""
+    task = await waiting(channels)
+    call = next_call(channels, statements.CLAIM)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    call.done([(5, b"item", None)])
+    task = await again(channels)
+    assert settled(channels) == ([], [5])
+    next_call(channels, statements.CLAIM)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_whoever_does_not_come_back_has_his_message_deleted_at_once() -> None:
+    """The publisher is told of a message that was handed over, though nobody asks for the next."""
+    told: list[bool] = []
+    channels = NormalChannels(lambda: told.append(True))
+    task = await waiting(channels)
+    call = next_call(channels, statements.CLAIM)
+    told.clear()
+    call.done([(5, b"item", None)])
+    await task
+    assert told
+    assert settled(channels) == ([5], [])
 
 
 async def test_what_nobody_waits_for_is_given_back(channels: NormalChannels) -> None:
