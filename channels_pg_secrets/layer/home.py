@@ -61,6 +61,11 @@ class Home:
         """It waits for another login: no time to give up the connections there are. Any thread."""
         return not self.ended and self.supervisor is not None and self.supervisor.replacing
 
+    @property
+    def moving(self) -> bool:
+        """Another connection is about to take over from one that is up. Any thread."""
+        return not self.ended and self.supervisor is not None and self.supervisor.moving
+
     def launch(self) -> None:
         """Begin to work: in the caller's loop, which is home, or in a thread."""
         if not self.private:

@@ -72,6 +72,8 @@ class Node:
         self.mailboxes = self.inbox.mailboxes
         self.memberships = self.inbox.memberships
         self.normal_channels = self.inbox.normal_channels
+        #: It is about to leave the tables, and must not enter them again.
+        self.leaving = False
         self.outbox = Outbox(options.row_expiry / 2)
         self.peers = Peers()
         self.requests = Requests()
@@ -208,11 +210,14 @@ class Node:
 
     async def leave(self) -> None:
         """Take this node out of the tables, if they can be reached at once."""
-        if self.known and self.homes.current is not None:
+        home = self.homes.current
+        if self.known and home is not None:
             # What was claimed for a receiver that is gone must be given back before this node is.
+            # And a connection that takes over would enter it again.
+            self.leaving = True
             self.normal_channels.leave()
             until = time.monotonic() + LEAVE_TIMEOUT
-            while self.normal_channels.unsettled and time.monotonic() < until:
+            while (self.normal_channels.unsettled or home.moving) and time.monotonic() < until:
                 self.kick()
                 await asyncio.sleep(0.005)
             with contextlib.suppress(ChannelLayerUnavailable, asyncio.TimeoutError):

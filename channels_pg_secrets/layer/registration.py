@@ -103,6 +103,8 @@ class Registration:
         if self._again is not None or wire is None:
             return
         self._publisher.hold()
+        if self._node.leaving:
+            return  # it has left already, or its row went with the tables
 
         async def enter() -> None:
             try:

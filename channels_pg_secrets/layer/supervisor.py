@@ -88,6 +88,11 @@ class Supervisor:
             link.up and (link.task is not None or link.wants(generation)) for link in self._links
         )
 
+    @property
+    def moving(self) -> bool:
+        """A connection is being opened, or about to take over, where one is up."""
+        return any(link.up and link.task is not None for link in self._links)
+
     def replace(self) -> None:
         """Open new connections, which take over from those that are up or are being opened."""
         for link in self._links:
@@ -147,8 +152,13 @@ class Supervisor:
         return source.generation if source is not None else None
 
     def _can_wait(self, link: Link) -> bool:
-        """One moves after the other: two logins at once would hold up twice the messages."""
-        return link.up and any(other.task is not None for other in self._links)
+        """One moves after the other: two logins at once would hold up twice the messages.
+
+        And none when the node leaves.
+        """
+        return link.up and (
+            self._node.leaving or any(other.task is not None for other in self._links)
+        )
 
     def _opened(self, link: Link) -> Callable[[asyncio.Task[None]], None]:
         def done(task: asyncio.Task[None]) -> None:

@@ -112,3 +112,21 @@ async def test_a_process_that_ends_leaves_nothing(
     await asyncio.to_thread(peer.close)
     assert layers.database.execute(rows, (layers.prefix,)) == [(0,)]
     assert await eventually(lambda: layers.backends() == 0)
+
+
+async def test_a_layer_that_closes_while_its_connections_change_leaves_nothing(
+    layers: Layers,
+) -> None:
+    """Neither a connection that is taking over just then nor a send enters the node again."""
+    for step in range(30):
+        layer = layers()
+        await layer.group_add("group", await layer.new_channel())
+        moving = asyncio.ensure_future(layer.reconnect())
+        await asyncio.sleep(step / 1000)
+        sending = asyncio.ensure_future(layer.send("specific.0000000000000001!1", {"n": step}))
+        await asyncio.sleep(0)
+        await layer.close()
+        moving.cancel()
+        await asyncio.wait([moving, sending])
+    rows = "SELECT count(*) FROM channels_pg_secrets_node WHERE prefix = %s"
+    assert layers.database.execute(rows, (layers.prefix,)) == [(0,)]
