@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("channels_pg_secrets.layer")
 T = TypeVar("T")
 
-#: Messages settled by one statement.
-_CHUNK = 500
+#: Messages settled by one statement, and claimed.
+_CHUNK, _CLAIMS = 500, 50
 #: Settled claims remembered: their delete is not flushed at once, and a crash may undo it.
 _REMEMBERED = 20_000
 
@@ -257,7 +257,7 @@ class NormalChannels:
     def _claim(self, identity: Identity, channel: str, reader: Reader) -> Call:
         reader.busy = True
         reader.hopeful = False
-        wanted = len(reader.waiters)
+        wanted = min(len(reader.waiters), _CLAIMS)
         claim = secrets.randbits(62)
         taken = self._in_flight = self._unsettled.take_done()
 

@@ -348,14 +348,14 @@ BEGIN
                     AND g.grp = regexp_replace(split_part(m.body, ' ', 1), '^j?[gG]', ''));
 END $$;
 
--- Leaves at once, where the process knows that it ends.
+-- Leaves at once, where the process knows that it ends. What it sent last is known for an hour more
+-- ("sent"): a batch in doubt, or its ghost, may come after this, and must not be queued once more.
 CREATE FUNCTION channels_pg_secrets_deregister_v1(p_node bigint)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     DELETE FROM @schema@.channels_pg_secrets_member WHERE node = p_node;
     DELETE FROM @schema@.channels_pg_secrets_reader WHERE node = p_node;
     DELETE FROM @schema@.channels_pg_secrets_queue WHERE claimed_by = p_node;
     DELETE FROM @schema@.channels_pg_secrets_node WHERE id = p_node;
-    DELETE FROM @schema@.channels_pg_secrets_sent WHERE sender = p_node;
 $$;
 
 -- Says "still here", learns what changed, and sweeps if nobody else is sweeping. No row: unknown.
@@ -502,19 +502,19 @@ END $$;
 
 -- Takes up to p_count messages of a normal channel for receivers that are waiting, after it has
 -- deleted what was handed over before: a reader who is busy needs one statement for each message.
+-- Each turn takes the first one that is visible by then. To go on behind the last one instead would
+-- turn a sender's order round: of two that become visible between two turns it may have passed one.
 CREATE FUNCTION channels_pg_secrets_claim_v1(
     p_prefix text, p_node bigint, p_channel text, p_claim bigint, p_count integer,
     p_done bigint[], p_done_claims bigint[]
 ) RETURNS TABLE (id bigint, body text, blob bytea)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off AS $$
-DECLARE
-    v_id bigint := 0;
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 BEGIN
     PERFORM @schema@.channels_pg_secrets_delete_v1(p_node, p_done, p_done_claims);
     FOR i IN 1 .. p_count LOOP
-        SELECT q.id, q.body, q.blob INTO v_id, body, blob FROM @schema@.channels_pg_secrets_queue q
-        WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.id > v_id AND q.claimed_by IS NULL
+        SELECT q.id, q.body, q.blob INTO id, body, blob FROM @schema@.channels_pg_secrets_queue q
+        WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
           AND q.expires > clock_timestamp()
         ORDER BY q.id LIMIT 1 FOR UPDATE SKIP LOCKED;
         IF NOT FOUND THEN
@@ -524,8 +524,7 @@ BEGIN
             RETURN;
         END IF;
         UPDATE @schema@.channels_pg_secrets_queue q SET claimed_by = p_node, claim = p_claim
-        WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.id = v_id;
-        id := v_id;
+        WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.id = channels_pg_secrets_claim_v1.id;
         RETURN NEXT;
     END LOOP;
 END $$;

@@ -116,17 +116,16 @@ BEGIN
     END LOOP;
 END $$;
 
--- A session plans a function's statements in its first calls, and then keeps one plan for all calls,
--- unless plans for the values at hand look better: then it plans each time, which takes longer than
--- the statement. So those that look into the queue have no value in them that a plan depends on
--- (LIMIT 1, no arrays), and plan without seq scans: the queue may have been empty in the first calls.
+-- A session plans a statement of a function anew for each call where plans for the values at hand look
+-- better than one for all, and that takes longer than the statement. So the functions that look into
+-- the queue keep one plan, and plan without seq scans: the queue may be empty just then.
 
 -- Puts one message into a normal channel; false when the channel is at capacity. Its readers are to
 -- be told afterwards, by wake.
 CREATE FUNCTION channels_pg_secrets_enqueue_v1(
     p_prefix text, p_channel text, p_capacity integer, p_body text, p_blob bytea, p_ttl double precision
 ) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off AS $$
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 DECLARE
     v_first bigint;
     v_last bigint;
@@ -158,14 +157,18 @@ BEGIN
     RETURN true;
 END $$;
 
--- Deletes messages of normal channels that a node has handed over, each under the claim it had.
+-- Deletes messages of normal channels that a node has handed over, each under the claim it had. One
+-- that is locked is about to be deleted by a statement whose connection broke: waiting for that would
+-- hold up all that the node publishes, and if it comes to nothing the node finds the row again.
 CREATE FUNCTION channels_pg_secrets_delete_v1(p_node bigint, p_rows bigint[], p_claims bigint[])
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off AS $$
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 BEGIN
     FOR i IN 1 .. cardinality(p_rows) LOOP
-        DELETE FROM @schema@.channels_pg_secrets_queue q
-        WHERE q.claimed_by = p_node AND q.id = p_rows[i] AND q.claim = p_claims[i];
+        DELETE FROM @schema@.channels_pg_secrets_queue q WHERE q.ctid = (
+            SELECT c.ctid FROM @schema@.channels_pg_secrets_queue c
+            WHERE c.claimed_by = p_node AND c.id = p_rows[i] AND c.claim = p_claims[i]
+            FOR UPDATE SKIP LOCKED);
     END LOOP;
 END $$;
 
