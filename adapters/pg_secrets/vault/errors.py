@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: States that another try may mend: not replicated yet, too early or many, standby, every outage.
 _TRY_AGAIN = frozenset({408, 412, 425, 429, 472, 473})
+#: Part of the 400 that a KV mount answers while it becomes one of version 2 (Vault's own words).
+_UPGRADING = "unavailable for a brief period"
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def unreachable(
 
 def _meaning(answer: Answer) -> tuple[type[CredentialsError], str]:
     status = answer.status
-    if status in _TRY_AGAIN or status >= 500:
+    if status in _TRY_AGAIN or status >= 500 or answer.says(_UPGRADING):
         sealed = answer.says("sealed")
         return CredentialsUnavailable, "Vault is sealed" if sealed else "Vault cannot answer now"
     if answer.ok or status < 400:

@@ -26,6 +26,11 @@ TOKEN = "hvs.canary-token"
 HTML = HttpAnswer(body="<html>canary</html>", headers={"Content-Type": "text/html"})
 SECRET = "/v1/secret/data/app"
 GOOD = {"data": {"data": {"username": "app", "password": "pw"}, "metadata": {"version": 3}}}
+#: As Vault and OpenBao say it while a KV mount becomes one of version 2.
+UPGRADING = (
+    "Upgrading from non-versioned to versioned data. This backend will be unavailable for a brief"
+    " period and will resume service shortly."
+)
 DYNAMIC = {
     "lease_id": "database/creds/app/1",
     "lease_duration": 60,
@@ -116,6 +121,7 @@ def test_states(vault: ScriptedHttpServer, status: int, kind: type[CredentialsEr
         ),
         (HttpAnswer(503, {"errors": ["Vault is sealed"]}), CredentialsUnavailable, "sealed"),
         (HttpAnswer(400, {"errors": ["unknown role: x"]}), CredentialsNotFound, "unknown role"),
+        (HttpAnswer(400, {"errors": [UPGRADING]}), CredentialsUnavailable, "cannot answer now"),
     ],
 )
 def test_odd_shapes(
