@@ -280,7 +280,8 @@ class PostgresChannelLayer(BaseChannelLayer):  # type: ignore[misc]  # Channels 
         """Move this process to new connections now, as a rotation does, without a gap.
 
         Raises:
-            ChannelLayerUnavailable: not within ``timeout`` seconds; the old ones are still used.
+            ChannelLayerUnavailable: not within ``timeout`` seconds; the old ones are still used. Or
+                the layer was closed meanwhile.
         """
         await connections.reconnected(self._here(), timeout)
 

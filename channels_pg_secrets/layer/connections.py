@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from channels_pg_secrets.layer.homes import layer_closed
+
 if TYPE_CHECKING:
     from channels_pg_secrets.layer.node import Node
 
@@ -27,7 +29,7 @@ async def reconnected(node: Node, seconds: float) -> None:
     """Move to new connections, and wait until they have taken over.
 
     Raises:
-        ChannelLayerUnavailable: they have not within so many seconds.
+        ChannelLayerUnavailable: they have not within so many seconds, or the layer was closed.
     """
     await node.ready()
     begun = time.monotonic()
@@ -39,6 +41,8 @@ async def _opened_since(node: Node, begun: float, seconds: float) -> None:
     """Wait until the connections in use are younger than that."""
     until = time.monotonic() + seconds
     while not _are_opened_since(node, begun):
+        if node.homes.closed:
+            raise layer_closed()
         if time.monotonic() > until:
             raise node.trouble.error()
         await asyncio.sleep(_PAUSE)

@@ -51,7 +51,7 @@ class Homes:
         if home is not None and (home.watched or not receiving):
             return home
         if self.closed:
-            raise ChannelLayerUnavailable("The channel layer was closed")
+            raise layer_closed()
         if receiving and loop not in self._watching:
             self._watching.add(loop)
             loop.call_later(STUCK, self._watch, loop)
@@ -179,3 +179,8 @@ class Homes:
 
 def _drop_sender(home: Home) -> None:
     home.tried = False
+
+
+def layer_closed() -> ChannelLayerUnavailable:
+    """Return the error for whoever waits for anything of a layer that is closed meanwhile."""
+    return ChannelLayerUnavailable("The channel layer was closed")

@@ -15,7 +15,7 @@ from channels_pg_secrets.layer import statements
 from channels_pg_secrets.layer.call import Job
 from channels_pg_secrets.layer.health import Health
 from channels_pg_secrets.layer.home import STUCK, Home
-from channels_pg_secrets.layer.homes import Homes
+from channels_pg_secrets.layer.homes import Homes, layer_closed
 from channels_pg_secrets.layer.identity import Identity
 from channels_pg_secrets.layer.inbox import Inbox
 from channels_pg_secrets.layer.inquiry import Inquiries
@@ -191,7 +191,7 @@ class Node:
     def close(self) -> None:
         """End the home for good; whoever still waits for anything is told so."""
         self.homes.close()
-        error = _closed()
+        error = layer_closed()
         self._fail_late(time.monotonic(), error)
         self.mailboxes.close(error)
         self.normal_channels.close(error)
@@ -342,7 +342,7 @@ class Node:
             if future.done():
                 return
             if self.homes.closed:
-                future.set_exception(_closed())
+                future.set_exception(layer_closed())
             elif time.monotonic() > until:
                 future.set_exception(self.trouble.error())
             else:
@@ -368,7 +368,3 @@ class Node:
             while self._unready and self._unready[0][0] <= before:
                 late.append(self._unready.popleft()[1])
         settle(late, error)
-
-
-def _closed() -> ChannelLayerUnavailable:
-    return ChannelLayerUnavailable("The channel layer was closed")

@@ -126,7 +126,7 @@ async def test_a_layer_that_closes_while_its_connections_change_leaves_nothing(
         sending = asyncio.ensure_future(layer.send("specific.0000000000000001!1", {"n": step}))
         await asyncio.sleep(0)
         await layer.close()
-        moving.cancel()
-        await asyncio.wait([moving, sending])
+        # Both are told that it is closed, unless they had their way before.
+        await asyncio.wait_for(asyncio.gather(moving, sending, return_exceptions=True), 5.0)
     rows = "SELECT count(*) FROM channels_pg_secrets_node WHERE prefix = %s"
     assert layers.database.execute(rows, (layers.prefix,)) == [(0,)]
