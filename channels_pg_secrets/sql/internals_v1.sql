@@ -118,7 +118,7 @@ END $$;
 
 -- A session plans a statement of a function anew for each call where plans for the values at hand look
 -- better than one for all, and that takes longer than the statement. So the functions that look into
--- the queue keep one plan, and plan without seq scans: the queue may be empty just then.
+-- the queue for each message keep one plan, made without seq scans: the queue may be empty just then.
 
 -- Puts one message into a normal channel; false when the channel is at capacity. Its readers are to
 -- be told afterwards, by wake.
@@ -142,6 +142,7 @@ BEGIN
             WHERE q.prefix = p_prefix AND q.channel = p_channel AND q.claimed_by IS NULL
             ORDER BY q.id DESC LIMIT 1)
     INTO v_first, v_last;
+    -- Two conditions, since the first alone needs no executor.
     IF p_capacity <= 1 + v_last - v_first THEN
         IF p_capacity <= (SELECT count(*) FROM (
                 SELECT FROM @schema@.channels_pg_secrets_queue q

@@ -53,7 +53,9 @@ class Alone:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         if done:
-            raise RuntimeError(f"{len(done)} of {channels} receivers ended: {done[0]!r}")
+            raise RuntimeError(
+                f"{len(done)} of {channels} receivers ended: {done[0].exception()!r}"
+            )
         return {"bytes": held / channels}
 
     async def _settled(self) -> int:

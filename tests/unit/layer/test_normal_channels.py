@@ -43,6 +43,12 @@ async def waiting(channels: NormalChannels) -> asyncio.Task[Claimed]:
     return task
 
 
+async def cancelled(task: asyncio.Task[Claimed]) -> None:
+    """Have somebody wait no more."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 def settled(channels: NormalChannels) -> tuple[list[int], list[int]]:
     """Return the rows that are deleted and given back."""
     call = next_call(channels, statements.SETTLE)
@@ -105,8 +111,7 @@ async def test_what_a_failed_claim_was_to_delete_is_deleted(
     else:
         call.refused(RuntimeError("no"))
         assert settled(channels) == ([5], [])
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancelled(task)
 
 
 async def test_a_claim_in_flight_when_its_home_ends_has_deleted_nothing(
@@ -119,22 +124,19 @@ async def test_a_claim_in_flight_when_its_home_ends_has_deleted_nothing(
     channels.recover()
     next_call(channels, statements.CLAIMS).done([])
     assert next_call(channels, statements.CLAIM).values[5] == [5]
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancelled(task)
 
 
 async def test_what_is_given_back_does_not_wait_for_a_claim(channels: NormalChannels) -> None:
     """Others may be waiting for it, so it goes first."""
     task = await waiting(channels)
     call = next_call(channels, statements.CLAIM)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancelled(task)
     call.done([(5, b"item", None)])
     task = await again(channels)
     assert settled(channels) == ([], [5])
     next_call(channels, statements.CLAIM)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancelled(task)
 
 
 async def test_whoever_does_not_come_back_has_his_message_deleted_at_once() -> None:
@@ -154,8 +156,7 @@ async def test_what_nobody_waits_for_is_given_back(channels: NormalChannels) -> 
     """A claim whose receiver was cancelled meanwhile is given back, not deleted."""
     task = await waiting(channels)
     call = next_call(channels, statements.CLAIM)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancelled(task)
     call.done([(5, b"item", None)])
     assert settled(channels) == ([], [5])
 
@@ -166,8 +167,7 @@ async def test_a_receiver_cancelled_after_the_hand_over_gives_back(
     """A receiver that is cancelled when the message is his but not yet returned gives it back."""
     task = await waiting(channels)
     next_call(channels, statements.CLAIM).done([(5, b"item", None)])
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancelled(task)
     assert settled(channels) == ([], [5])
 
 
@@ -180,8 +180,7 @@ async def test_a_receiver_cancelled_on_the_way_to_his_loop_gives_back(
     thread = threading.Thread(target=call.done, args=([(5, b"item", None)],))
     thread.start()
     thread.join()
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancelled(task)
     assert settled(channels) == ([], [5])
 
 
@@ -195,8 +194,7 @@ async def test_a_lost_reply_is_looked_for(channels: NormalChannels) -> None:
     assert call.values[3:5] == ([5], [77])
     call.done([])
     next_call(channels, statements.CLAIM)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancelled(task)
 
 
 async def test_what_is_held_is_not_taken_for_lost(channels: NormalChannels) -> None:
@@ -214,16 +212,14 @@ async def test_what_is_held_is_not_taken_for_lost(channels: NormalChannels) -> N
 async def test_a_channel_that_nobody_reads_any_more_is_left(channels: NormalChannels) -> None:
     """The database forgets a reader that is gone, unless somebody has begun to read again."""
     task = await waiting(channels)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancelled(task)
     channels.look_again()
     call = next_call(channels, statements.SETTLE)
     assert call.values[5] == ["work"]
     again = await waiting(channels)
     call.in_doubt()
     assert next_call(channels, statements.SETTLE).values[5] == []
-    again.cancel()
-    await asyncio.gather(again, return_exceptions=True)
+    await cancelled(again)
 
 
 async def test_busy_channels_take_turns_with_quiet_ones(channels: NormalChannels) -> None:
@@ -263,5 +259,4 @@ async def test_readers_are_entered_again_after_the_database_forgot(
     channels.forgotten()
     channels.announced("work")
     next_call(channels, statements.READ)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    await cancelled(task)
