@@ -1,6 +1,6 @@
 """Compares channel layers in one run: the same work for each, repetitions interleaved.
 
-    python tests/benchmarks/compare.py [--quick] [--json FILE] [--peers a,b] [--workloads a,b]
+    python tests/benchmarks/compare.py [--quick] [--json [FILE]] [--peers a,b] [--workloads a,b]
                                        [--markdown FILE] [--plots DIRECTORY] [--durable]
 
 Needs `pip install -e '.[bench]'`, and a Redis server on the path for the Redis layers. Run it on an
@@ -25,6 +25,9 @@ from tests.benchmarks.scale import FULL, QUICK, TINY, Scale
 from tests.benchmarks.servers import Servers
 from tests.benchmarks.workload import Point, Workload
 from tests.benchmarks.workloads.catalogue import chosen
+
+#: What `--json` without a file writes to, as `-` does.
+_STDOUT = Path("-")
 
 
 def main() -> None:
@@ -62,10 +65,15 @@ def main() -> None:
         settings=settings,
         command=command,
     )
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     text = report.markdown(found, verdicts)
-    print(text)
+    figures = json.dumps(found, indent=1) + "\n"
+    if options.json == _STDOUT:
+        sys.stdout.write(figures)
+        print(text, file=sys.stderr)
+    else:
+        if options.json:
+            options.json.write_text(figures, encoding="utf-8")
+        print(text)
     if options.markdown:
         options.markdown.write_text(text + "\n", encoding="utf-8")
     if options.plots:
@@ -79,7 +87,15 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repetitions of less work")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        type=Path,
+        nargs="?",
+        const=_STDOUT,
+        help="write the figures there; without FILE they go to standard output, the tables to"
+        " standard error",
+    )
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables there")
     parser.add_argument("--plots", metavar="DIRECTORY", type=Path, help="draw plots there")
     parser.add_argument(

@@ -139,6 +139,19 @@ def test_the_report_of_a_run_has_the_promised_shape(tmp_path: Path) -> None:
     assert "| `ping_pong`, µs |" in done.stdout
 
 
+@pytest.mark.long
+def test_figures_go_to_standard_output_where_no_file_is_named() -> None:
+    """``--json`` alone prints nothing there that is not JSON; the tables are on standard error."""
+    command = [sys.executable, str(COMPARE), "--tiny", "--peers", "memory", "--json"]
+    command += ["--workloads", "credential_lookup"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, memory = json.loads(done.stdout)["rows"][::2]
+    assert ours["median"] > 0
+    assert memory["reason"].startswith("cannot: ")
+    assert "| `credential_lookup`, µs |" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "parts"),
     [

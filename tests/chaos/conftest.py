@@ -1,6 +1,6 @@
 """What the chaos runs share: the scale, the processes, the database, and the report.
 
-``pytest tests/chaos`` is the long form, where every fault strikes at least twenty times. As a part
+``pytest tests/chaos`` is the long form, where almost every fault strikes twenty times. As a part
 of all tests most strike once, and some are left to the long form. ``--chaos short`` and ``--chaos
 long`` choose.
 """

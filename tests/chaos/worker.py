@@ -95,7 +95,7 @@ class Lines(logging.Handler):
         # Without what differs from line to line, so that kinds can be counted.
         kind = re.sub(r"\d+", "#", text.partition("\n")[0])[:150]
         self.kinds[kind] = self.kinds.get(kind, 0) + 1
-        if record.levelno >= logging.ERROR:
+        if record.levelno >= logging.ERROR or record.exc_info:
             self.errors.append(self.format(record)[-2000:])
 
 

@@ -63,9 +63,9 @@ class NormalChannel(Stream):
     )
     #: What others leave out, of what a normal channel is for.
     less: ClassVar[dict[str, str]] = {
-        "channels_postgres": "One process at a time reads a channel, and holds a lock for that.",
+        "channels_postgres": "One process at a time reads a channel, and holds a lock for that",
         "channels_redis_pubsub": "A normal channel is a subscription: nothing waits there, and"
-        " every process that reads gets every message.",
+        " every process that reads gets every message",
     }
 
     def note(self, point: Point) -> str | None:
