@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from channels_pg_secrets.layer import statements
 from channels_pg_secrets.layer.item import FrameKey
 from channels_pg_secrets.layer.statements import Statement
+from channels_pg_secrets.layer.supervisor import STALE
 from pg_secrets.testing.postgres import PostgresServer
 from tests.benchmarks import settings
 
@@ -80,6 +81,10 @@ class Session:
         """The same message to a group by ``publish``."""
         self._publish(None, _GROUP)
 
+    def heartbeat(self) -> None:
+        """Say "still here", every five seconds; whoever does so sweeps."""
+        self._ask(statements.HEARTBEAT, _SENDER, STALE)
+
     def _publish(self, node: int | None, group: str | None) -> None:
         head = ("asgi", _SENDER, self._incarnation, next(self._numbers), False)
         batch = ([node], [group], [None], [None], [_ITEM], [None])
@@ -118,6 +123,7 @@ def measure(rounds: int, calls: int) -> dict[str, dict[str, float]]:
                 "publish, a frame": session.publish_a_frame,
                 "publish_group": session.publish_group,
                 "publish, to a group": session.publish_to_a_group,
+                "heartbeat": session.heartbeat,
             }
             taken: dict[str, list[float]] = {name: [] for name in work}
             for _ in range(rounds):

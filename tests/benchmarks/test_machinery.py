@@ -156,7 +156,7 @@ def test_figures_go_to_standard_output_where_no_file_is_named() -> None:
     ("command", "parts"),
     [
         (("round_trip.py", "--rounds", "20"), 8),
-        (("statement_times.py", "--rounds", "2", "--calls", "3"), 6),
+        (("statement_times.py", "--rounds", "2", "--calls", "3"), 7),
     ],
     ids=["round_trip.py", "statement_times.py"],
 )
