@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import SequenceMatcher
@@ -169,6 +168,12 @@ def _time_zone(value: object) -> bool:
         return not available_timezones()
 
 
+#: Seconds, some 30 years: PostgreSQL adds them to the time of day, which has an end.
+_LONGEST = 1_000_000_000
+#: Of PostgreSQL's integer, which capacities are in the database.
+_MOST = 2**31 - 1
+
+
 def _threshold(value: object) -> bool:
     return value is None or (type(value) is int and value >= 0)
 
@@ -176,11 +181,11 @@ def _threshold(value: object) -> bool:
 def _seconds(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return math.isfinite(value) and value > 0
+    return 0 < value <= _LONGEST
 
 
 def _count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MOST
 
 
 def _capacities(value: object) -> bool:
@@ -221,18 +226,18 @@ _Rule = tuple[Callable[[object], bool], str]
 
 _OPTION_RULES: dict[str, _Rule] = {
     "prefix": (_text, "a string that is not empty"),
-    "expiry": (_seconds, "a positive number of seconds"),
-    "group_expiry": (_seconds, "a positive number of seconds"),
-    "capacity": (_count, "a positive whole number of messages"),
+    "expiry": (_seconds, f"a positive number of seconds, at most {_LONGEST:,}"),
+    "group_expiry": (_seconds, f"a positive number of seconds, at most {_LONGEST:,}"),
+    "capacity": (_count, f"a positive whole number of messages, at most {_MOST}"),
     "channel_capacity": (
         _capacities,
-        "a dict of channel name patterns to positive whole numbers",
+        f"a dict of channel name patterns to positive whole numbers, each at most {_MOST}",
     ),
     "symmetric_encryption_keys": (
         _keys,
         "a list of keys, each a string or bytes, or a dict with ADAPTER that says where they are",
     ),
-    "send_timeout": (_seconds, "a positive number of seconds"),
+    "send_timeout": (_seconds, f"a positive number of seconds, at most {_LONGEST:,}"),
 }
 
 _DATABASE_RULES: dict[str, _Rule] = {
