@@ -36,10 +36,10 @@ class Home:
         self.private = loop is None
         self.loop = loop or asyncio.new_event_loop()
         self.ended = False
-        #: Somebody receives in another loop, and home may soon move there.
-        self.courted = False
-        #: Somebody sends in another loop, which is on trial.
-        self.tried = False
+        #: Somebody receives in this other loop, and home may soon move there.
+        self.courted_by: asyncio.AbstractEventLoop | None = None
+        #: Somebody sends in this other loop, which is on trial.
+        self.on_trial: asyncio.AbstractEventLoop | None = None
         #: It is home since it went on sending.
         self.sends = False
         #: Receivers in this loop look whether it is still home.

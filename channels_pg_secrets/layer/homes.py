@@ -62,11 +62,11 @@ class Homes:
             home = self.current
             if home is None or not home.usable(loop):
                 home = self._move(loop if receiving else None)
-            if home.private and receiving and not home.courted:
-                home.courted = True
+            if home.private and receiving and _is_gone(home.courted_by):
+                home.courted_by = loop
                 loop.call_later(SETTLED, self._move_to_receiver, home, loop)
-            elif home.private and not receiving and not home.tried:
-                home.tried = True
+            elif home.private and not receiving and _is_gone(home.on_trial):
+                home.on_trial = loop
                 Candidate(
                     loop,
                     self._trial,
@@ -172,13 +172,18 @@ class Homes:
             loop.call_later(SETTLED, self._move_to_receiver, home, loop)
             return
         with self._lock:
-            home.courted = False
+            home.courted_by = None
             if self.current is home and self._node.receives_in(loop):
                 self._move(loop)
 
 
 def _drop_sender(home: Home) -> None:
-    home.tried = False
+    home.on_trial = None
+
+
+def _is_gone(loop: asyncio.AbstractEventLoop | None) -> bool:
+    """No loop, or one in which nothing will be called any more."""
+    return loop is None or loop.is_closed()
 
 
 def layer_closed() -> ChannelLayerUnavailable:

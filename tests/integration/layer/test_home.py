@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
@@ -445,6 +446,36 @@ async def test_loops_that_do_not_last_are_tried_for_longer(
     # 0.05, 0.2 and then 0.8 seconds: more than such a task takes.
     found = [await asyncio.to_thread(asyncio.run, task()) for _ in range(4)]
     assert found == ["sender", "sender", "private", "private"]
+
+
+@pytest.mark.parametrize("use", ["send", "receive"])
+async def test_a_loop_that_ended_soon_leaves_room_for_the_next(
+    layers: Layers, eventually: Eventually, use: str
+) -> None:
+    """Home moves to a loop that lasts, though one that did not was there before it."""
+    layer = layers(capacity=10_000)
+
+    async def once() -> None:
+        if use == "send":
+            await layer.send("work", {"type": "test"})
+            return
+        channel = await layer.new_channel()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(layer.receive(channel), 0.01)
+
+    await asyncio.to_thread(async_to_sync(layer.send), "work", {"type": "first"})
+    await asyncio.to_thread(asyncio.run, once())
+    assert layer.stats()["home"] == "private"
+    if use == "receive":
+        receiving = asyncio.create_task(layer.receive(await layer.new_channel()))
+        assert await eventually(lambda: layer.stats()["home"] == "receiver")
+        receiving.cancel()
+        return
+    until = time.monotonic() + 5 * candidate.FIRST_TRIAL
+    while layer.stats()["home"] != "sender":
+        assert time.monotonic() < until, layer.stats()["home"]
+        await layer.send("work", {"type": "test"})
+        await asyncio.sleep(0.02)
 
 
 async def test_short_calls_never_draw_home(layers: Layers) -> None:
