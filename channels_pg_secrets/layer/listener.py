@@ -21,19 +21,23 @@ if TYPE_CHECKING:
 PAGE = 500
 #: Bytes of notifications kept while the backlog is read; beyond it the backlog is read again.
 _BUFFER_BYTES = 32 * 1024 * 1024
+#: Seconds of silence after which a sender's mark is forgotten: later than any statement of his that
+#: a frozen network may still hold, as with the table "sent".
+_KEEP_MARKS = 3600.0
 #: Ids remembered of senders that are no node.
-_SEEN_IDS = 100_000
+_SEEN_IDS = 1_000_000
 
 
 class Watermarks:
     """What this node has seen of each sender; what is not above it is dropped.
 
     Senders that are no node (0) have no ordered stream: their random numbers are remembered one by
-    one, until they have expired everywhere. Survives connections and home loops.
+    one, for ``keep_ids`` seconds, until they have expired everywhere. Survives connections and home
+    loops.
     """
 
-    def __init__(self, keep: float) -> None:
-        self._keep = keep
+    def __init__(self, keep_ids: float) -> None:
+        self._keep_ids = keep_ids
         self._marks: dict[int, int] = {}
         self._heard: dict[int, float] = {}
         self._ids: OrderedDict[int, float] = OrderedDict()
@@ -62,10 +66,12 @@ class Watermarks:
         return [sender for sender, _ in marks], [number for _, number in marks]
 
     def sweep(self) -> None:
-        """Forget those that have been silent for longer than the database keeps their rows."""
-        oldest = time.monotonic() - self._keep
-        for sender in [s for s, heard in self._heard.items() if heard < oldest]:
+        """Forget those of whom nothing can come any more."""
+        now = time.monotonic()
+        silent = now - max(_KEEP_MARKS, self._keep_ids)
+        for sender in [s for s, heard in self._heard.items() if heard < silent]:
             del self._marks[sender], self._heard[sender]
+        oldest = now - self._keep_ids
         while self._ids and next(iter(self._ids.values())) < oldest:
             self._ids.popitem(last=False)
 

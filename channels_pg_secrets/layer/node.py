@@ -78,7 +78,7 @@ class Node:
         self.peers = Peers()
         self.requests = Requests()
         # Rows live for up to three slices of half the expiry each.
-        self.marks = Watermarks(keep=2 * options.row_expiry)
+        self.marks = Watermarks(keep_ids=2 * options.row_expiry)
         times = (options.row_expiry, options.expiry, self.memberships.row_ttl)
         self.jobs: list[Job] = [
             MembershipJob(self.memberships),
@@ -249,7 +249,7 @@ class Node:
         self.identity.incarnation = incarnation
         self.peers.forget_absent()
         if not known and not first:
-            self.memberships.forgotten(emptied=emptied)
+            self.memberships.forgotten()
             self.normal_channels.forgotten()
             self.mailboxes.full.forgotten()
         if emptied:
