@@ -194,11 +194,11 @@ class Memberships:
             self._in_flight = None
         settle(change.waiters, error)
 
-    def forgotten(self, *, emptied: bool) -> None:
-        """The database lost our rows, or with ``emptied`` everybody's: write them again."""
+    def forgotten(self) -> None:
+        """The database lost our rows: write them again."""
         with self._lock:
             for key, row in self._rows.items():
-                if key[1] and not emptied:
+                if key[1]:
                     continue  # everybody's row: it outlives our node, and others may have ended it
                 row.stored_until = 0.0
                 row.foreign_adds = 0

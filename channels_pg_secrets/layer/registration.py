@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from channels_pg_secrets.layer.listener import Listener
     from channels_pg_secrets.layer.node import Node
     from channels_pg_secrets.layer.tenure import Tenure
+
+logger = logging.getLogger("channels_pg_secrets.layer")
 
 
 class Registration:
@@ -110,7 +113,10 @@ class Registration:
             try:
                 await self.enter(wire)
                 self._publisher.release()
-            except psycopg.Error as error:
+            except Exception as error:
+                # The publisher is held until this is done: another connection has to try.
+                if not isinstance(error, psycopg.Error):
+                    logger.exception("The node could not be entered again")
                 wire.abandon(WireLost(str(error)))
             finally:
                 self._again = None

@@ -99,10 +99,10 @@ BEGIN
                 CONTINUE;
             END IF;
             IF r.body LIKE '+%' THEN
-                INSERT INTO @schema@.channels_pg_secrets_member AS m (prefix, grp, node, channel, expires, foreign_adds)
-                SELECT p_prefix, r.grp, n.id, '', clock_timestamp() + make_interval(secs => p_member_ttl), 1
+                INSERT INTO @schema@.channels_pg_secrets_member AS m (prefix, grp, node, expires, foreign_adds)
+                SELECT p_prefix, r.grp, n.id, clock_timestamp() + make_interval(secs => p_member_ttl), 1
                 FROM @schema@.channels_pg_secrets_node n WHERE n.id = r.node
-                ON CONFLICT (prefix, grp, node, channel) DO UPDATE
+                ON CONFLICT (prefix, grp, node) DO UPDATE
                 SET expires = greatest(m.expires, excluded.expires), foreign_adds = m.foreign_adds + 1;
             ELSE
                 PERFORM FROM @schema@.channels_pg_secrets_node n WHERE n.id = r.node;
@@ -120,13 +120,14 @@ BEGIN
                 UNION ALL
                 SELECT m.node FROM @schema@.channels_pg_secrets_member m
                 WHERE e.node IS NULL AND m.prefix = p_prefix AND m.grp = e.grp
-                  AND m.node <> p_sender AND m.node <> 0 AND m.expires > clock_timestamp()
+                  AND m.node <> p_sender AND m.expires > clock_timestamp()
             ) t (node)
             WHERE e.channel IS NULL
             ORDER BY t.node, e.ord
         LOOP
-            -- A large message's number is where its body lies, so its frame ends with it.
-            IF v_node = r.node AND length(v_body) + length(r.body) < c_limit THEN
+            -- A large message's number is where its body lies, so its frame ends with it. What is
+            -- kept under its own number goes under that, or catch_up would give it a second time.
+            IF v_node = r.node AND NOT v_young AND length(v_body) + length(r.body) < c_limit THEN
                 v_body := v_body || ',' || r.body;
             ELSE
                 IF v_body IS NOT NULL THEN
@@ -159,7 +160,7 @@ BEGIN
             SELECT e.ord, m.channel, m.capacity, e.body, false
             FROM unnest(p_nodes, p_groups, p_bodies)
                 WITH ORDINALITY AS e (node, grp, body, ord)
-            JOIN @schema@.channels_pg_secrets_member m ON m.prefix = p_prefix AND m.grp = e.grp AND m.node = 0
+            JOIN @schema@.channels_pg_secrets_normal_member m ON m.prefix = p_prefix AND m.grp = e.grp
             WHERE e.node IS NULL AND e.grp IS NOT NULL AND m.expires > clock_timestamp()
             ORDER BY ord, channel
         LOOP
@@ -234,6 +235,10 @@ BEGIN
     -- Not where the tables do not know the node: it would hear this and not what emit left as a row
     -- before, and drop that when it reads its rows.
     PERFORM pg_notify(p_channel, p_head || p_body) FROM @schema@.channels_pg_secrets_node n WHERE n.id = p_node;
+    IF NOT FOUND THEN
+        PERFORM pg_advisory_xact_lock_shared(7919, 2);  -- as in emit
+        PERFORM pg_notify(p_channel, p_head || p_body) FROM @schema@.channels_pg_secrets_node n WHERE n.id = p_node;
+    END IF;
     RETURN '';
 END $$;
 
@@ -247,14 +252,25 @@ CREATE FUNCTION channels_pg_secrets_publish_group_v1(
 DECLARE
     v_slice smallint;
     v_young boolean;
+    v_normal boolean;
     v_frame text := to_hex(p_sender) || ' ' || to_hex(p_base + 1) || ' ' || p_body;
     r record;
 BEGIN
     PERFORM pg_advisory_xact_lock(p_sender);
-    SELECT s.slice, s.created > clock_timestamp() - interval '60 seconds' INTO v_slice, v_young
+    SELECT s.slice, s.created > clock_timestamp() - interval '60 seconds',
+           EXISTS (SELECT FROM @schema@.channels_pg_secrets_normal_member m
+                   WHERE m.prefix = p_prefix AND m.grp = p_group AND m.expires > clock_timestamp())
+    INTO v_slice, v_young, v_normal
     FROM @schema@.channels_pg_secrets_state s WHERE s.incarnation = p_incarnation;
     IF NOT FOUND THEN
         RETURN NULL;
+    END IF;
+    IF v_normal THEN
+        -- That is more than one notification each.
+        RETURN (SELECT CASE p.status WHEN 0 THEN '' END FROM @schema@.channels_pg_secrets_publish_v1(
+            p_prefix, p_sender, p_incarnation, p_base, false, p_ttl, p_queue_ttl, 0,
+            ARRAY[NULL]::bigint[], ARRAY[p_group], ARRAY[NULL]::text[], ARRAY[NULL]::integer[],
+            ARRAY[p_body], ARRAY[p_blob]) p);
     END IF;
     IF v_young THEN
         PERFORM @schema@.channels_pg_secrets_keep_v1(v_slice, p_prefix, p_sender, p_base + 1, p_body, p_ttl);
@@ -265,13 +281,6 @@ BEGIN
         WHERE m.prefix = p_prefix AND m.grp = p_group AND m.node <> p_sender AND m.expires > clock_timestamp()
         ORDER BY m.node
     LOOP
-        IF r.node = 0 THEN
-            -- Normal channels are members, and come first: that is more than one notification each.
-            RETURN (SELECT CASE p.status WHEN 0 THEN '' END FROM @schema@.channels_pg_secrets_publish_v1(
-                p_prefix, p_sender, p_incarnation, p_base, false, p_ttl, p_queue_ttl, 0,
-                ARRAY[NULL]::bigint[], ARRAY[p_group], ARRAY[NULL]::text[], ARRAY[NULL]::integer[],
-                ARRAY[p_body], ARRAY[p_blob]) p);
-        END IF;
         IF v_slice = 0 THEN
             INSERT INTO @schema@.channels_pg_secrets_message_0 (node, sender, seq, expires, body)
             VALUES (r.node, p_sender, p_base + 1, clock_timestamp() + make_interval(secs => p_ttl), p_body);
@@ -370,7 +379,11 @@ BEGIN
         RETURN;
     END IF;
     IF pg_try_advisory_xact_lock(7919, 1) THEN
-        PERFORM @schema@.channels_pg_secrets_sweep_v1(p_stale);
+        BEGIN
+            PERFORM @schema@.channels_pg_secrets_sweep_v1(p_stale);
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;  -- the next heartbeat tries again
+        END;
     END IF;
     RETURN QUERY SELECT s.incarnation, coalesce(e.epoch, 0)
     FROM @schema@.channels_pg_secrets_state s
@@ -422,14 +435,16 @@ $$;
 
 -- Writes the memberships that a node wants, each group as it should now be. channel '' is the node
 -- itself, which counts its members' time and so may have rows that last longer; any other is a
--- normal channel, for which nobody counts. Status 1 as in publish.
+-- normal channel, for which nobody counts. Status 1 as in publish; 2: a later statement was first.
 CREATE FUNCTION channels_pg_secrets_members_v1(
     p_prefix text, p_node bigint, p_incarnation bigint, p_version bigint,
     p_ttl double precision, p_exact_ttl double precision, p_groups text[], p_channels text[], p_present boolean[], p_foreign integer[], p_capacities integer[],
     OUT status integer
 ) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true);
+    IF array_remove(p_channels, '') = '{}' THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
+    END IF;
     status := 1;
     UPDATE @schema@.channels_pg_secrets_node n SET written = greatest(n.written, p_version)
     FROM @schema@.channels_pg_secrets_state s WHERE s.incarnation = p_incarnation AND n.id = p_node
@@ -438,29 +453,34 @@ BEGIN
         status := coalesce(status, 1);
         RETURN;
     END IF;
-    INSERT INTO @schema@.channels_pg_secrets_member AS m (prefix, grp, node, channel, expires, capacity)
-    SELECT p_prefix, e.grp, CASE WHEN e.channel = '' THEN p_node ELSE 0 END, e.channel,
-           clock_timestamp() + make_interval(secs => CASE e.channel WHEN '' THEN p_ttl ELSE p_exact_ttl END),
-           e.capacity
+    INSERT INTO @schema@.channels_pg_secrets_member AS m (prefix, grp, node, expires)
+    SELECT p_prefix, e.grp, p_node, clock_timestamp() + make_interval(secs => p_ttl)
+    FROM unnest(p_groups, p_channels, p_present) AS e (grp, channel, present)
+    WHERE e.present AND e.channel = ''
+    ORDER BY e.grp
+    ON CONFLICT (prefix, grp, node) DO UPDATE SET expires = greatest(m.expires, excluded.expires);
+    INSERT INTO @schema@.channels_pg_secrets_normal_member AS m (prefix, grp, channel, expires, capacity)
+    SELECT p_prefix, e.grp, e.channel, clock_timestamp() + make_interval(secs => p_exact_ttl), e.capacity
     FROM unnest(p_groups, p_channels, p_present, p_capacities) AS e (grp, channel, present, capacity)
-    WHERE e.present
+    WHERE e.present AND e.channel <> ''
     ORDER BY e.grp, e.channel
-    ON CONFLICT (prefix, grp, node, channel) DO UPDATE
+    ON CONFLICT (prefix, grp, channel) DO UPDATE
     SET expires = greatest(m.expires, excluded.expires), capacity = excluded.capacity;
+    DELETE FROM @schema@.channels_pg_secrets_normal_member m
+    USING unnest(p_groups, p_channels, p_present) AS gone (grp, channel, present)
+    WHERE NOT gone.present AND m.prefix = p_prefix AND m.grp = gone.grp AND m.channel = gone.channel;
     -- A row with joins that the node has not heard of stays, less those that it has.
     WITH gone AS (
-        SELECT e.grp, e.channel, e.known, CASE WHEN e.channel = '' THEN p_node ELSE 0 END AS node
+        SELECT e.grp, e.known
         FROM unnest(p_groups, p_channels, p_present, p_foreign) AS e (grp, channel, present, known)
-        WHERE NOT e.present
+        WHERE NOT e.present AND e.channel = ''
     ), deleted AS (
         DELETE FROM @schema@.channels_pg_secrets_member m USING gone
-        WHERE m.prefix = p_prefix AND m.grp = gone.grp AND m.channel = gone.channel
-          AND m.node = gone.node AND m.foreign_adds <= gone.known
+        WHERE m.prefix = p_prefix AND m.grp = gone.grp AND m.node = p_node AND m.foreign_adds <= gone.known
     )
     UPDATE @schema@.channels_pg_secrets_member m SET foreign_adds = greatest(m.foreign_adds - gone.known, 1)
     FROM gone
-    WHERE m.prefix = p_prefix AND m.grp = gone.grp AND m.channel = gone.channel
-      AND m.node = gone.node AND m.foreign_adds > gone.known;
+    WHERE m.prefix = p_prefix AND m.grp = gone.grp AND m.node = p_node AND m.foreign_adds > gone.known;
     status := 0;
 END $$;
 
@@ -580,6 +600,7 @@ BEGIN
     SELECT coalesce(array_agg(n.id), '{}') INTO v_nodes FROM @schema@.channels_pg_secrets_node n WHERE n.prefix = p_prefix;
     DELETE FROM @schema@.channels_pg_secrets_queue q WHERE q.prefix = p_prefix;
     DELETE FROM @schema@.channels_pg_secrets_member m WHERE m.prefix = p_prefix;
+    DELETE FROM @schema@.channels_pg_secrets_normal_member m WHERE m.prefix = p_prefix;
     DELETE FROM @schema@.channels_pg_secrets_message_0 m
     WHERE m.node = ANY (v_nodes) OR (m.node <= 0 AND m.sender = ANY (v_nodes));
     DELETE FROM @schema@.channels_pg_secrets_message_1 m
@@ -673,7 +694,7 @@ BEGIN
     END IF;
     PERFORM @schema@.channels_pg_secrets_scatter_v1(
         (SELECT array_agg(m.node) FROM @schema@.channels_pg_secrets_member m
-         WHERE m.prefix = p_prefix AND m.grp = p_group AND m.node <> 0 AND m.expires > clock_timestamp()),
+         WHERE m.prefix = p_prefix AND m.grp = p_group AND m.expires > clock_timestamp()),
         v_item, 'jG' || p_group, v_bytes, p_expiry, p_prefix);
     IF length(v_item) < 7900 THEN
         v_bytes := NULL;
@@ -681,8 +702,8 @@ BEGIN
         v_item := 'jG' || p_group;
     END IF;
     FOR r IN
-        SELECT m.channel, m.capacity FROM @schema@.channels_pg_secrets_member m
-        WHERE m.prefix = p_prefix AND m.grp = p_group AND m.node = 0 AND m.expires > clock_timestamp()
+        SELECT m.channel, m.capacity FROM @schema@.channels_pg_secrets_normal_member m
+        WHERE m.prefix = p_prefix AND m.grp = p_group AND m.expires > clock_timestamp()
         ORDER BY m.channel
     LOOP
         IF @schema@.channels_pg_secrets_enqueue_v1(p_prefix, r.channel, r.capacity, v_item, v_bytes, p_expiry) THEN

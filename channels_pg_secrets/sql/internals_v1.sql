@@ -5,7 +5,8 @@
 -- joined by commas. The items' first letter says what they are; layer/item.py is their reader.
 
 -- Hands one frame to one node: the row for replay, and the notification. Who is not registered finds
--- the row if it comes back after a crash.
+-- the row if it comes back after a crash: it waits in catch_up for whoever holds the lock, before it
+-- reads, or it might read too early, hear what comes next, and then drop this as old.
 CREATE FUNCTION channels_pg_secrets_emit_v1(
     p_slice smallint, p_node bigint, p_sender bigint, p_seq bigint, p_body text, p_ttl double precision
 ) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -28,7 +29,15 @@ BEGIN
     SELECT n.channel, n.inner_pad, n.outer_pad INTO v_channel, v_inner, v_outer
     FROM @schema@.channels_pg_secrets_node n WHERE n.id = p_node;
     IF NOT FOUND THEN
-        RETURN;
+        IF p_slice > 2 THEN
+            RETURN;
+        END IF;
+        PERFORM pg_advisory_xact_lock_shared(7919, 2);
+        SELECT n.channel, n.inner_pad, n.outer_pad INTO v_channel, v_inner, v_outer
+        FROM @schema@.channels_pg_secrets_node n WHERE n.id = p_node;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
     END IF;
     v_frame := to_hex(p_sender) || ' ' || to_hex(p_seq) || ' ' || p_body;
     PERFORM pg_notify(v_channel, encode(substr(
@@ -213,7 +222,9 @@ BEGIN
     END IF;
 END $$;
 
--- Removes silent nodes with all they had, expired rows, and the oldest slice of messages.
+-- Removes silent nodes with all they had, expired rows, and the oldest slice of messages. What is
+-- locked is left to the next sweep: whoever sweeps holds locks that everybody wants sooner or later,
+-- and the lock of a statement that waits for a standby may be held for hours.
 CREATE FUNCTION channels_pg_secrets_sweep_v1(p_stale double precision)
 RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -222,12 +233,16 @@ DECLARE
     s @schema@.channels_pg_secrets_state%ROWTYPE;
     v_next smallint;
 BEGIN
+    PERFORM set_config('lock_timeout', '200ms', true);
     UPDATE @schema@.channels_pg_secrets_state t SET swept = v_now,
         awake = CASE WHEN t.swept < v_now - make_interval(secs => p_stale / 3) THEN v_now ELSE t.awake END
     RETURNING * INTO s;
     -- When nobody could report for a while, the first to come back must not take the others for dead.
     IF s.awake <= v_stale THEN
-        WITH dead AS (DELETE FROM @schema@.channels_pg_secrets_node n WHERE n.seen < v_stale RETURNING n.id),
+        WITH dead AS (
+                DELETE FROM @schema@.channels_pg_secrets_node n WHERE n.ctid = ANY (ARRAY(
+                    SELECT x.ctid FROM @schema@.channels_pg_secrets_node x WHERE x.seen < v_stale FOR UPDATE SKIP LOCKED))
+                RETURNING n.id),
             m AS (DELETE FROM @schema@.channels_pg_secrets_member m USING dead WHERE m.node = dead.id)
         DELETE FROM @schema@.channels_pg_secrets_reader r USING dead WHERE r.node = dead.id;
     END IF;
@@ -235,15 +250,23 @@ BEGIN
         UPDATE @schema@.channels_pg_secrets_state t SET refusing = (
             EXISTS (SELECT FROM @schema@.channels_pg_secrets_node n WHERE n.full_channels IS NOT NULL));
     END IF;
-    DELETE FROM @schema@.channels_pg_secrets_member m WHERE m.expires < v_now;
-    DELETE FROM @schema@.channels_pg_secrets_queue q WHERE q.expires < v_now;
+    DELETE FROM @schema@.channels_pg_secrets_member m WHERE m.ctid = ANY (ARRAY(
+        SELECT x.ctid FROM @schema@.channels_pg_secrets_member x WHERE x.expires < v_now FOR UPDATE SKIP LOCKED));
+    DELETE FROM @schema@.channels_pg_secrets_normal_member m WHERE m.ctid = ANY (ARRAY(
+        SELECT x.ctid FROM @schema@.channels_pg_secrets_normal_member x WHERE x.expires < v_now FOR UPDATE SKIP LOCKED));
+    DELETE FROM @schema@.channels_pg_secrets_queue q WHERE q.ctid = ANY (ARRAY(
+        SELECT x.ctid FROM @schema@.channels_pg_secrets_queue x WHERE x.expires < v_now FOR UPDATE SKIP LOCKED));
     IF s.created < v_stale THEN
         -- Claimed by a process that died, and perhaps already handed over: rather dropped than
         -- delivered twice. Not right after a crash, when nobody has registered again yet.
-        DELETE FROM @schema@.channels_pg_secrets_queue q WHERE q.claimed_by IS NOT NULL
-            AND NOT EXISTS (SELECT FROM @schema@.channels_pg_secrets_node n WHERE n.id = q.claimed_by);
-        DELETE FROM @schema@.channels_pg_secrets_sent t WHERE t.at < v_now - interval '1 hour'
-            AND NOT EXISTS (SELECT FROM @schema@.channels_pg_secrets_node n WHERE n.id = t.sender);
+        DELETE FROM @schema@.channels_pg_secrets_queue q WHERE q.ctid = ANY (ARRAY(
+            SELECT x.ctid FROM @schema@.channels_pg_secrets_queue x WHERE x.claimed_by IS NOT NULL
+            AND NOT EXISTS (SELECT FROM @schema@.channels_pg_secrets_node n WHERE n.id = x.claimed_by)
+            FOR UPDATE SKIP LOCKED));
+        DELETE FROM @schema@.channels_pg_secrets_sent t WHERE t.ctid = ANY (ARRAY(
+            SELECT x.ctid FROM @schema@.channels_pg_secrets_sent x WHERE x.at < v_now - interval '1 hour'
+            AND NOT EXISTS (SELECT FROM @schema@.channels_pg_secrets_node n WHERE n.id = x.sender)
+            FOR UPDATE SKIP LOCKED));
     END IF;
     -- Rows must last as long as the most patient layer wants.
     IF s.slice_since + make_interval(secs => (
@@ -252,7 +275,6 @@ BEGIN
     END IF;
     v_next := (s.slice + 1) % 3;
     BEGIN
-        PERFORM set_config('lock_timeout', '200ms', true);
         IF v_next = 0 AND pg_relation_size('@schema@.channels_pg_secrets_message_0') > 0 THEN
             TRUNCATE @schema@.channels_pg_secrets_message_0;
         ELSIF v_next = 1 AND pg_relation_size('@schema@.channels_pg_secrets_message_1') > 0 THEN

@@ -1,9 +1,9 @@
 -- Tables of the channel layer. Only the functions in functions_v1.sql touch them; runtime roles
 -- hold no right on any of them.
 --
--- All but "queue" and "sent" are UNLOGGED: what they hold is either rebuilt by the live processes
--- (nodes, members, readers) or kept by its sender until it is old (messages). A crash or a
--- promotion empties them, which the missing "state" row tells everybody.
+-- All but those of normal channels ("queue", "sent", "normal_member") are UNLOGGED: what they hold is
+-- either rebuilt by the live processes (nodes, members, readers) or kept by its sender until it is
+-- old (messages). A crash or a promotion empties them, which the missing "state" row tells everybody.
 
 CREATE UNLOGGED TABLE channels_pg_secrets_state (
     singleton   boolean PRIMARY KEY DEFAULT true CHECK (singleton),
@@ -51,18 +51,15 @@ CREATE UNLOGGED TABLE channels_pg_secrets_node (
     entry         bigint NOT NULL
 ) WITH (fillfactor = 50);
 
--- A group's members: one row per node that has members of its own (channel = ''), and one per
--- normal channel (node = 0). "foreign_adds" counts joins written by other nodes, so that the
--- owner's "no members left" cannot delete a join it has not heard of yet.
+-- The nodes that have members of a group. "foreign_adds" counts joins written by other nodes, so that
+-- the owner's "no members left" cannot delete a join it has not heard of yet.
 CREATE UNLOGGED TABLE channels_pg_secrets_member (
     prefix       text NOT NULL,
     grp          text NOT NULL,
     node         bigint NOT NULL,
-    channel      text NOT NULL,
     expires      timestamptz NOT NULL,
-    capacity     integer NOT NULL DEFAULT 0,
     foreign_adds integer NOT NULL DEFAULT 0,
-    PRIMARY KEY (prefix, grp, node, channel)
+    PRIMARY KEY (prefix, grp, node)
 );
 CREATE INDEX channels_pg_secrets_member_node ON channels_pg_secrets_member (node);
 CREATE INDEX channels_pg_secrets_member_expires ON channels_pg_secrets_member (expires);
@@ -121,6 +118,18 @@ CREATE TABLE channels_pg_secrets_queue (
 CREATE INDEX channels_pg_secrets_queue_claimed ON channels_pg_secrets_queue (claimed_by, id)
     WHERE claimed_by IS NOT NULL;
 CREATE INDEX channels_pg_secrets_queue_expires ON channels_pg_secrets_queue (expires);
+
+-- The normal channels in a group. Logged: they are nobody's, so whoever added one may be gone, and
+-- what is sent to the group right after a crash must find it.
+CREATE TABLE channels_pg_secrets_normal_member (
+    prefix   text NOT NULL,
+    grp      text NOT NULL,
+    channel  text NOT NULL,
+    expires  timestamptz NOT NULL,
+    capacity integer NOT NULL,
+    PRIMARY KEY (prefix, grp, channel)
+);
+CREATE INDEX channels_pg_secrets_normal_member_expires ON channels_pg_secrets_normal_member (expires);
 
 -- The last batch of each sender that put work into the queue, written in the same transaction,
 -- so that a batch in doubt is never queued twice.

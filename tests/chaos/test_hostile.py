@@ -26,8 +26,8 @@ QUEUED = """
 """
 #: A member whose node is not there, as after a crash.
 GHOST = """
-    INSERT INTO channels_pg_secrets_member (prefix, grp, node, channel, expires)
-    VALUES (%s, 'g', %s, '', clock_timestamp() + interval '1 minute')
+    INSERT INTO channels_pg_secrets_member (prefix, grp, node, expires)
+    VALUES (%s, 'g', %s, clock_timestamp() + interval '1 minute')
 """
 SEND = "SELECT channels_pg_secrets_send_v1(%s, %s::jsonb, %s)"
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s"

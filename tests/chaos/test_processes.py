@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.chaos.conftest import Chaos
 
 NODES = "SELECT count(*) FROM channels_pg_secrets_node WHERE prefix = %s"
-MEMBERS = "SELECT count(*) FROM channels_pg_secrets_member WHERE prefix = %s AND node <> 0"
+MEMBERS = "SELECT count(*) FROM channels_pg_secrets_member WHERE prefix = %s"
 #: As if the nodes beside these had been silent for long enough to count as gone.
 SILENCE = """
     UPDATE channels_pg_secrets_node SET seen = seen - interval '1 hour'

@@ -71,6 +71,7 @@ MOST_CHANNELS = 8
 PASS_TIME = (
     "UPDATE channels_pg_secrets_state SET slice_since = slice_since - {0}",
     "UPDATE channels_pg_secrets_member SET expires = expires - {0}",
+    "UPDATE channels_pg_secrets_normal_member SET expires = expires - {0}",
     "UPDATE channels_pg_secrets_queue SET created = created - {0}, expires = expires - {0}",
     *(
         f"UPDATE channels_pg_secrets_message_{n} SET created = created - {{0}},"
@@ -85,10 +86,14 @@ WAITING = (
     "SELECT count(*) FROM channels_pg_secrets_queue"
     " WHERE prefix = %s AND channel = %s AND expires > clock_timestamp()"
 )
-MEMBERS = (
-    "SELECT grp, to_hex(node), channel, foreign_adds FROM channels_pg_secrets_member"
-    " WHERE prefix = %s AND expires > clock_timestamp()"
-)
+#: Of both kinds: of processes, and of normal channels, which are nobody's.
+MEMBERS = """
+    SELECT grp, to_hex(node), '', foreign_adds FROM channels_pg_secrets_member
+    WHERE prefix = %s AND expires > clock_timestamp()
+    UNION ALL
+    SELECT grp, '0', channel, 0 FROM channels_pg_secrets_normal_member
+    WHERE prefix = %s AND expires > clock_timestamp()
+"""
 FULL = "SELECT unnest(full_channels) FROM channels_pg_secrets_node WHERE prefix = %s"
 LIVE = "SELECT to_hex(id), seen FROM channels_pg_secrets_node WHERE prefix = %s"
 
@@ -723,7 +728,7 @@ class LayerMachine(RuleBasedStateMachine):
 
     def _members(self) -> list[tuple[Any, ...]]:
         """Rows of members, but for those that the sweep has to remove."""
-        return [row for row in self._rows(MEMBERS) if row[1] not in self._not_left]
+        return [row for row in self._rows(MEMBERS, self._prefix) if row[1] not in self._not_left]
 
     async def _until(
         self, condition: Callable[[], bool], otherwise: str | Callable[[], str]

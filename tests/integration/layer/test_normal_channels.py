@@ -38,6 +38,8 @@ READ = """
     WHERE relname = 'channels_pg_secrets_queue'
 """
 CLAIM_TWO = "SELECT id, body FROM channels_pg_secrets_claim_v1('asgi', %s, 'work', %s, 2, %s, %s)"
+REGISTER = "SELECT incarnation FROM channels_pg_secrets_register_v1('asgi', %s, 'c', '', '', 1, 1)"
+HEARTBEAT = "SELECT epoch FROM channels_pg_secrets_heartbeat_v1(%s, 45)"
 SETTLE = "SELECT channels_pg_secrets_settle_v1(%s, %s, %s, %s, %s, '{}')"
 WAIT_IN_UPDATES = f"""
     CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -126,15 +128,53 @@ def test_a_row_that_a_ghost_deletes_holds_nobody_up(
     assert len(bodies(own_database)) == 1
 
 
+def test_a_sweep_passes_over_what_is_locked(
+    own_database: FreshDatabase, sessions: Callable[[], Session]
+) -> None:
+    """A row that waits for a standby, or that somebody looks at, must not stop everybody."""
+    holder, sweeper = sessions(), sessions()
+    sweeper.execute(REGISTER, (NODE,))
+    for name in ("locked", "free"):
+        own_database.execute(ADD, (name,))
+    own_database.execute(
+        "INSERT INTO channels_pg_secrets_normal_member VALUES ('asgi', 'group', 'work', now(), 1)"
+    )
+    own_database.execute("UPDATE channels_pg_secrets_queue SET expires = now()")
+    with holder.transaction(), sweeper.transaction():
+        holder.execute("SELECT FROM channels_pg_secrets_queue WHERE body = 'locked' FOR UPDATE")
+        holder.execute("SELECT FROM channels_pg_secrets_normal_member FOR UPDATE")
+        sweeper.execute("SET LOCAL statement_timeout = '5s'")
+        assert sweeper.execute(HEARTBEAT, (NODE,)).fetchone()
+    assert bodies(own_database) == ["locked"]
+    assert sweeper.execute(HEARTBEAT, (NODE,)).fetchone()
+    assert bodies(own_database) == []
+    assert own_database.execute("SELECT FROM channels_pg_secrets_normal_member") == []
+
+
+def test_what_a_sweep_has_to_wait_for_holds_no_heartbeat_up(
+    own_database: FreshDatabase, sessions: Callable[[], Session]
+) -> None:
+    """It is tried again with the next one."""
+    holder, sweeper = sessions(), sessions()
+    sweeper.execute(REGISTER, (NODE,))
+    own_database.execute(ADD, ("expired",))
+    own_database.execute("UPDATE channels_pg_secrets_queue SET expires = now()")
+    with holder.transaction():
+        holder.execute("SELECT FROM channels_pg_secrets_state FOR UPDATE")
+        with sweeper.transaction():
+            sweeper.execute("SET LOCAL statement_timeout = '5s'")
+            assert sweeper.execute(HEARTBEAT, (NODE,)).fetchone()
+        assert bodies(own_database) == ["expired"]
+    assert sweeper.execute(HEARTBEAT, (NODE,)).fetchone()
+    assert bodies(own_database) == []
+
+
 def test_what_comes_after_its_node_has_left_is_not_queued_twice(
     own_database: FreshDatabase, sessions: Callable[[], Session]
 ) -> None:
     """A node in doubt about a batch sends it again, perhaps when it has just left."""
     session = sessions()
-    register = (
-        "SELECT incarnation FROM channels_pg_secrets_register_v1('asgi', %s, 'c', '', '', 1, 1)"
-    )
-    incarnation = session.execute(register, (NODE,)).fetchone()
+    incarnation = session.execute(REGISTER, (NODE,)).fetchone()
     assert incarnation is not None
     publish = """
         SELECT status FROM channels_pg_secrets_publish_v1('asgi', %s, %s, 0, %s, 60, 60, 60,

@@ -229,7 +229,7 @@ async def test_a_normal_channels_membership_is_not_brought_back(
     entered = "SELECT FROM channels_pg_secrets_node WHERE id = %s"
     await eventually(lambda: database.execute(entered, (node,)))
     await adder.group_add("other", "worker")  # written after all that was to be written again
-    members = "SELECT grp FROM channels_pg_secrets_member WHERE prefix = %s"
+    members = "SELECT grp FROM channels_pg_secrets_normal_member WHERE prefix = %s"
     assert database.execute(members, (layers.prefix,)) == [("other",)]
 
 

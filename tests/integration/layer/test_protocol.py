@@ -520,6 +520,119 @@ async def test_messages_that_vanished_with_the_tables_are_sent_again(
     assert await drain(receiver, channel, 11) == list(range(1, 12))
 
 
+async def test_what_is_sent_to_a_group_while_a_node_catches_up_comes_once(
+    layers: Layers, installed: FreshDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its members are known again, so it is sent to them, and kept for those who are not."""
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    await sender.new_channel()
+    await settled(sender)
+    await settled(receiver)
+    call, sent = Wire.call, False
+
+    async def meanwhile(wire: Wire, request: Any, *values: Any) -> Any:
+        nonlocal sent
+        if (
+            request is statements.CATCH_UP
+            and values[1] == node_of(receiver).identity.node
+            and not sent
+        ):
+            sent = True
+            sends = [sender.group_send("group", {"n": number}) for number in range(1, 6)]
+            await asyncio.gather(*sends)
+        return await call(wire, request, *values)
+
+    monkeypatch.setattr(Wire, "call", meanwhile)
+    empty_tables(installed)
+    await sender.group_send("group", {"n": 0})
+    supervisor_of(receiver)._registration.again()
+    await until(lambda: sent)
+    await connected(receiver)
+    await sender.group_send("group", {"n": 6})
+    assert await drain(receiver, channel, 7) == list(range(7))
+
+
+async def test_what_waits_for_those_who_are_late_keeps_its_order(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """Also what one batch holds for a channel and for a group that it is in."""
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    await sender.new_channel()
+    await settled(sender)
+    await settled(receiver)
+    empty_tables(installed)
+    await sender.group_send("nobody", {})
+    await asyncio.gather(
+        sender.send("work", {}),
+        sender.send(channel, {"n": 1}),
+        sender.group_send("group", {"n": 2}),
+        sender.send(channel, {"n": 3}),
+    )
+    supervisor_of(receiver)._registration.again()
+    assert await drain(receiver, channel, 3) == [1, 2, 3]
+
+
+async def test_whoever_comes_back_waits_for_what_is_under_way_to_it(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """A batch that did not find its receiver, and ends when that is back, is not passed over."""
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    await sender.new_channel()
+    await settled(sender)
+    await settled(receiver)
+    with psycopg.connect(**installed.connection_params(), autocommit=True) as holder:
+        lock = (f"{receiver.prefix}:work",)
+        holder.execute("SELECT pg_advisory_lock(hashtextextended(%s, 7919))", lock)
+        empty_tables(installed)
+        await sender.group_send("nobody", {})
+        # The first goes alone, the other two as one batch.
+        sends = sender.send("other", {}), sender.send("work", {}), sender.send(channel, {"n": 1})
+        sending = asyncio.gather(*sends)
+        await until(lambda: waiting_for_locks(installed) == 1)
+        listener = supervisor_of(receiver).listener
+        old = listener.wire
+        supervisor_of(receiver)._registration.again()
+        await until(
+            lambda: (
+                waiting_for_locks(installed) == 2
+                or (
+                    listener.wire not in {old, None}
+                    and listener.wire.on_notify == listener.notified
+                )
+            )
+        )
+    await soon(sending)
+    await connected(receiver)
+    await sender.send(channel, {"n": 2})
+    assert await drain(receiver, channel, 2) == [1, 2]
+
+
+async def test_normal_channels_are_in_their_groups_after_a_crash(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """Whoever added them may be gone; and what others have taken out does not come back."""
+    gone, stays, other = layers(), layers(), layers()
+    await gone.group_add("group", "work")
+    await stays.group_add("group", "left")
+    await other.group_discard("group", "left")
+    await gone.close()
+    await asyncio.to_thread(installed.server.restart, "immediate")
+    await soon(other.group_send("group", {"n": 1}), 20)
+    assert (await soon(stays.receive("work")))["n"] == 1
+    await settled(stays)
+    installed.execute(
+        "SELECT channels_pg_secrets_group_send_v1('group', '{\"n\": 2}', %s)", (other.prefix,)
+    )
+    assert (await soon(other.receive("work")))["n"] == 2
+    await stays.send("left", {"n": 3})
+    assert (await soon(other.receive("left")))["n"] == 3
+
+
 async def test_what_is_sent_from_sql_after_a_crash_waits_for_those_who_are_late(
     layers: Layers, installed: FreshDatabase, proxy: FaultProxy
 ) -> None:

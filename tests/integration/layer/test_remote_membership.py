@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     Nothing = Callable[..., Awaitable[bool]]
     Eventually = Callable[..., Awaitable[Any]]
 
-ROWS = "SELECT grp, channel FROM channels_pg_secrets_member WHERE prefix = %s ORDER BY 1, 2"
+ROWS = """
+    SELECT grp FROM channels_pg_secrets_member WHERE prefix = %(prefix)s
+    UNION ALL SELECT grp FROM channels_pg_secrets_normal_member WHERE prefix = %(prefix)s
+"""
 
 
 async def test_another_process_joins_a_channel(layers: Layers, soon: Soon) -> None:
@@ -74,7 +77,7 @@ async def test_the_owners_decision_after_anothers_counts(
         assert await soon(owner, channel) == {"type": "test", "n": number}
         await owner.group_discard("group", channel)
     assert await nothing(owner, channel)
-    await eventually(lambda: not layers.database.execute(ROWS, (layers.prefix,)))
+    await eventually(lambda: not layers.database.execute(ROWS, {"prefix": layers.prefix}))
 
 
 async def test_a_channel_whose_process_is_gone_holds_nobody_up(layers: Layers) -> None:
@@ -87,7 +90,7 @@ async def test_a_channel_whose_process_is_gone_holds_nobody_up(layers: Layers) -
     await stays.group_add("group", channel)
     await stays.group_discard("group", channel)
     assert time.monotonic() - began < node.OWNER_TIMEOUT
-    assert layers.database.execute(ROWS, (layers.prefix,)) == []
+    assert layers.database.execute(ROWS, {"prefix": layers.prefix}) == []
 
 
 async def test_joining_twice_from_two_processes(
@@ -115,7 +118,7 @@ async def test_nothing_is_left_of_a_group_that_everybody_left(
         await owner.group_add("group", channel)
         await discarder.group_discard("group", channel)
         assert await eventually(
-            lambda: not layers.database.execute(ROWS, (layers.prefix,)), timeout=3
+            lambda: not layers.database.execute(ROWS, {"prefix": layers.prefix}), timeout=3
         )
 
 
@@ -177,7 +180,7 @@ async def test_membership_of_a_process_that_has_left(layers: Layers, soon: Soon)
     await leaver.close()
     await sender.group_send("group", {"type": "test"})
     assert await soon(stayer, channel) == {"type": "test"}
-    assert len(layers.database.execute(ROWS, (layers.prefix,))) == 1
+    assert len(layers.database.execute(ROWS, {"prefix": layers.prefix})) == 1
 
 
 async def test_adding_a_channel_of_a_process_that_is_gone(layers: Layers) -> None:
@@ -187,7 +190,7 @@ async def test_adding_a_channel_of_a_process_that_is_gone(layers: Layers) -> Non
     await gone.close()
     await other.group_add("group", channel)
     await other.group_send("group", {"type": "test"})
-    assert not layers.database.execute(ROWS, (layers.prefix,))
+    assert not layers.database.execute(ROWS, {"prefix": layers.prefix})
 
 
 # Normal channels --------------------------------------------------------------------------

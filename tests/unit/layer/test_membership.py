@@ -195,7 +195,7 @@ async def test_forgotten_rows_are_all_written_again(members: Memberships, clock:
         members.add(group, "a", local=True)
     members.joined_from_elsewhere("g", "b")
     written(members, clock)
-    members.forgotten(emptied=True)
+    members.forgotten()
     assert sorted(written(members, clock)) == [("g", "", True, 0), ("h", "", True, 0)]
 
 
