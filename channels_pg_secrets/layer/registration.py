@@ -79,7 +79,10 @@ class Registration:
         identity = self._node.identity
         if not identity.caught_up:
             await self._write_memberships(wire)
+            await wire.call(statements.BEGIN_READ_COMMITTED)
+            await wire.call(statements.BRIEFLY)
             await wire.call(statements.CATCH_UP, identity.prefix, identity.node)
+            await wire.call(statements.COMMIT)
             identity.caught_up = True
         self.entered.set()
 

@@ -210,9 +210,11 @@ class Command:
 #: The only probe that notices a dropped role: LISTEN, NOTIFY and SELECT 1 go on working.
 PROBE = Command(b"SELECT session_user::text", (text,))
 
-#: Around statements whose effects are not wanted. A process that is stopped between them holds
-#: locks: the server ends its session after a second.
 BEGIN = Command(b"BEGIN")
+#: For a statement that waits for others, and must see what they did: whatever the role's default.
+BEGIN_READ_COMMITTED = Command(b"BEGIN ISOLATION LEVEL READ COMMITTED")
+COMMIT = Command(b"COMMIT")
+#: After each BEGIN: a process that is stopped then holds locks, and the server ends its session.
 BRIEFLY = Command(b"SET LOCAL idle_in_transaction_session_timeout = 1000")
 ROLLBACK = Command(b"ROLLBACK")
 

@@ -442,9 +442,9 @@ CREATE FUNCTION channels_pg_secrets_members_v1(
     OUT status integer
 ) LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    IF array_remove(p_channels, '') = '{}' THEN
-        PERFORM set_config('synchronous_commit', 'off', true);
-    END IF;
+    -- Normal channels are logged. Their commit must not wait for a standby: it holds the node's row.
+    PERFORM set_config('synchronous_commit',
+        CASE WHEN array_remove(p_channels, '') = '{}' THEN 'off' ELSE 'local' END, true);
     status := 1;
     UPDATE @schema@.channels_pg_secrets_node n SET written = greatest(n.written, p_version)
     FROM @schema@.channels_pg_secrets_state s WHERE s.incarnation = p_incarnation AND n.id = p_node

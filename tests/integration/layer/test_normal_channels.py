@@ -186,6 +186,24 @@ def test_what_comes_after_its_node_has_left_is_not_queued_twice(
     assert bodies(own_database) == ["item"]
 
 
+def test_what_puts_a_normal_channel_into_a_group_waits_for_no_standby(
+    own_database: FreshDatabase, sessions: Callable[[], Session]
+) -> None:
+    """It holds the row of its node until then; on this server it survives a crash."""
+    session = sessions()
+    incarnation = session.execute(REGISTER, (NODE,)).fetchone()
+    assert incarnation is not None
+    members = """
+        SELECT status FROM channels_pg_secrets_members_v1('asgi', %s, %s, %s, 60, 60,
+            '{group}', %s, '{true}', '{0}', '{1}')
+    """
+    for version, (channel, waits) in enumerate([("", "off"), ("work", "local")], start=1):
+        with session.transaction():
+            values = (NODE, *incarnation, version, [channel])
+            assert session.execute(members, values).fetchone() == (0,)
+            assert session.execute("SHOW synchronous_commit").fetchone() == (waits,)
+
+
 # Who is told of it
 
 

@@ -612,6 +612,86 @@ async def test_whoever_comes_back_waits_for_what_is_under_way_to_it(
     assert await drain(receiver, channel, 2) == [1, 2]
 
 
+INCARNATION = "(SELECT incarnation FROM channels_pg_secrets_state)"
+FRAME = f"""
+    SELECT channels_pg_secrets_publish_frame_v1(
+        7, {INCARNATION}, 1, 1, 'item', 'heard', 'head ', 60, NULL)
+"""
+IN_COMPANY = f"""
+    SELECT channels_pg_secrets_publish_v1('asgi', 7, {INCARNATION}, 1, false, 60, 60, 60,
+        '{{1}}', '{{NULL}}', '{{NULL}}', '{{NULL}}', '{{item}}', '{{NULL}}')
+"""
+
+
+@pytest.mark.parametrize("publish", [FRAME, IN_COMPANY], ids=["alone", "in company"])
+async def test_whoever_is_entered_just_then_is_notified(
+    installed: FreshDatabase, publish: str
+) -> None:
+    """A message that finds no such process looks again, once nobody is catching up any more."""
+    params = installed.connection_params()
+    with (
+        psycopg.connect(**params, autocommit=True) as receiver,
+        psycopg.connect(**params, autocommit=True) as sender,
+    ):
+        receiver.execute("LISTEN heard")
+        receiver.execute("SELECT pg_advisory_lock(7919, 2)")
+        sending = asyncio.create_task(asyncio.to_thread(sender.execute, publish))
+        await until(lambda: waiting_for_locks(installed) == 1)
+        receiver.execute("SELECT channels_pg_secrets_register_v1('asgi', 1, 'heard', '', '', 1, 1)")
+        receiver.execute("SELECT pg_advisory_unlock(7919, 2)")
+        await sending
+        assert [n.payload[-4:] for n in receiver.notifies(timeout=5, stop_after=1)] == ["item"]
+
+
+@pytest.mark.parametrize("level", ["read committed", "repeatable read"])
+async def test_whoever_catches_up_sees_what_it_waited_for(
+    layers: Layers, installed: FreshDatabase, level: str
+) -> None:
+    """Whatever its login's default is."""
+    installed.execute(
+        f"ALTER DATABASE {installed.name} SET default_transaction_isolation = '{level}'"
+    )
+    receiver = layers()
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    await settled(receiver)
+    params = installed.connection_params()
+    with psycopg.connect(**params) as user:
+        empty_tables(installed)
+        user.execute(
+            "SELECT channels_pg_secrets_group_send_v1('group', '{\"n\": 1}', %s)",
+            (receiver.prefix,),
+        )
+        supervisor_of(receiver)._registration.again()
+        await until(lambda: waiting_for_locks(installed) == 1)
+    assert await drain(receiver, channel, 1) == [1]
+
+
+async def test_a_registration_that_fails_for_whatever_reason_is_tried_again(
+    layers: Layers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing can be published until it succeeds, so the next connection tries again."""
+    layer = layers()
+    channel = await layer.new_channel()
+    await settled(layer)
+    call, failed = Wire.call, False
+
+    async def fail(wire: Wire, request: Any, *values: Any) -> Any:
+        nonlocal failed
+        if request is statements.REGISTER and not failed:
+            failed = True
+            raise ValueError("by the test")
+        return await call(wire, request, *values)
+
+    monkeypatch.setattr(Wire, "call", fail)
+    supervisor_of(layer)._registration.again()
+    await until(lambda: failed)
+    await soon(layers().send(channel, {"n": 1}))
+    await soon(layer.send("work", {"n": 2}))
+    assert (await soon(layer.receive("work")))["n"] == 2
+    assert "could not be entered again" in caplog.text
+
+
 async def test_normal_channels_are_in_their_groups_after_a_crash(
     layers: Layers, installed: FreshDatabase
 ) -> None:
