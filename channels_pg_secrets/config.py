@@ -168,14 +168,14 @@ def _time_zone(value: object) -> bool:
         return not available_timezones()
 
 
+def _threshold(value: object) -> bool:
+    return value is None or (type(value) is int and value >= 0)
+
+
 #: Seconds, some 30 years: PostgreSQL adds them to the time of day, which has an end.
 _LONGEST = 1_000_000_000
 #: Of PostgreSQL's integer, which capacities are in the database.
 _MOST = 2**31 - 1
-
-
-def _threshold(value: object) -> bool:
-    return value is None or (type(value) is int and value >= 0)
 
 
 def _seconds(value: object) -> bool:
@@ -224,10 +224,11 @@ def _options(value: object) -> bool:
 
 _Rule = tuple[Callable[[object], bool], str]
 
+_TIME: _Rule = (_seconds, f"a positive number of seconds, at most {_LONGEST:,}")
 _OPTION_RULES: dict[str, _Rule] = {
     "prefix": (_text, "a string that is not empty"),
-    "expiry": (_seconds, f"a positive number of seconds, at most {_LONGEST:,}"),
-    "group_expiry": (_seconds, f"a positive number of seconds, at most {_LONGEST:,}"),
+    "expiry": _TIME,
+    "group_expiry": _TIME,
     "capacity": (_count, f"a positive whole number of messages, at most {_MOST}"),
     "channel_capacity": (
         _capacities,
@@ -237,7 +238,7 @@ _OPTION_RULES: dict[str, _Rule] = {
         _keys,
         "a list of keys, each a string or bytes, or a dict with ADAPTER that says where they are",
     ),
-    "send_timeout": (_seconds, f"a positive number of seconds, at most {_LONGEST:,}"),
+    "send_timeout": _TIME,
 }
 
 _DATABASE_RULES: dict[str, _Rule] = {

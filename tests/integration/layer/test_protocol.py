@@ -483,16 +483,22 @@ async def test_tables_emptied_by_a_crash_lose_nothing(
     assert node_of(receiver).identity.incarnation != incarnation
 
 
-async def test_a_listener_that_is_lost_alone_waits_for_the_memberships(
-    layers: Layers, installed: FreshDatabase
-) -> None:
-    """A pooler may keep the publisher's connection through a crash, which then goes unnoticed."""
+async def at_rest(layers: Layers) -> tuple[PostgresChannelLayer, PostgresChannelLayer, str]:
+    """Return a sender, a receiver, and a channel of the receiver that is in "group"."""
     sender, receiver = layers(), layers()
     channel = await receiver.new_channel()
     await receiver.group_add("group", channel)
     await sender.new_channel()
     await settled(sender)
     await settled(receiver)
+    return sender, receiver, channel
+
+
+async def test_a_listener_that_is_lost_alone_waits_for_the_memberships(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """A pooler may keep the publisher's connection through a crash, which then goes unnoticed."""
+    sender, receiver, channel = await at_rest(layers)
     empty_tables(installed)
     await soon(sender.group_send("group", {"n": 1}))
     await sender.send(channel, {"n": 2})
@@ -524,12 +530,7 @@ async def test_what_is_sent_to_a_group_while_a_node_catches_up_comes_once(
     layers: Layers, installed: FreshDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its members are known again, so it is sent to them, and kept for those who are not."""
-    sender, receiver = layers(), layers()
-    channel = await receiver.new_channel()
-    await receiver.group_add("group", channel)
-    await sender.new_channel()
-    await settled(sender)
-    await settled(receiver)
+    sender, receiver, channel = await at_rest(layers)
     call, sent = Wire.call, False
 
     async def meanwhile(wire: Wire, request: Any, *values: Any) -> Any:
@@ -558,12 +559,7 @@ async def test_what_waits_for_those_who_are_late_keeps_its_order(
     layers: Layers, installed: FreshDatabase
 ) -> None:
     """Also what one batch holds for a channel and for a group that it is in."""
-    sender, receiver = layers(), layers()
-    channel = await receiver.new_channel()
-    await receiver.group_add("group", channel)
-    await sender.new_channel()
-    await settled(sender)
-    await settled(receiver)
+    sender, receiver, channel = await at_rest(layers)
     empty_tables(installed)
     await sender.group_send("nobody", {})
     await asyncio.gather(
