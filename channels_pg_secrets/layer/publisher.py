@@ -54,8 +54,10 @@ class Publisher:
         #: No statement of a job is unanswered.
         self.settled = asyncio.Event()
         self.settled.set()
-        self._failures = 0
-        self._pause: asyncio.TimerHandle | None = None
+        #: How often in a row the database refused the statement of a job, of those that it did.
+        self._refusals: dict[Job, int] = {}
+        #: Jobs that wait before they try again.
+        self._paused: set[Job] = set()
 
     def hold(self) -> None:
         """Send nothing until :meth:`release`; what is in flight goes on."""
@@ -78,22 +80,22 @@ class Publisher:
     def pump(self) -> None:
         """Send the next statement, if the wire is free and there is one."""
         wire = self.wire
-        if wire is None or self._held or self._pause is not None or not wire.idle:
+        if wire is None or self._held or not wire.idle:
             return
         jobs = self._jobs
         with self._tenure.lock:
             if not self._tenure.current:
                 return
             for turn, job in enumerate(jobs, 1):
-                if not job.waiting:
+                if not job.waiting or job in self._paused:
                     continue
                 call = job.next_call(self._identity)
                 if call is not None:
                     jobs[:] = jobs[turn:] + jobs[:turn]  # the others' turn next
-                    self._send(wire, call)
+                    self._send(wire, job, call)
                     return
 
-    def _send(self, wire: Wire, call: Call) -> None:
+    def _send(self, wire: Wire, job: Job, call: Call) -> None:
         self.settled.clear()
 
         def reply(rows: Rows, error: Exception | None) -> None:
@@ -102,9 +104,9 @@ class Publisher:
                 if not self._tenure.current:
                     return
                 if error is not None:
-                    self._failed(call, error)
+                    self._failed(job, call, error)
                 elif call.done(rows):
-                    self._failures = 0  # the wire is idle next, and says so
+                    self._refusals.pop(job, None)  # the wire is idle next, and says so
                 else:
                     call.in_doubt()
                     self.on_unknown()
@@ -114,7 +116,7 @@ class Publisher:
         except (struct.error, ValueError, TypeError) as error:  # a value that no column can hold
             reply([], error)
 
-    def _failed(self, call: Call, error: Exception) -> None:
+    def _failed(self, job: Job, call: Call, error: Exception) -> None:
         state = getattr(error, "sqlstate", None) or ""
         if isinstance(error, WireLost):
             call.in_doubt()

@@ -280,6 +280,35 @@ async def test_a_retry_adds_nothing_for_who_joined_after_its_ghost(
     assert await drain(receiver, channel, 1) == [3]
 
 
+async def test_who_is_refused_waits_and_nobody_else(
+    layers: Layers, installed: FreshDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What else succeeds neither waits for what the server refuses for now, nor ends its pauses."""
+    sender, receiver = layers(), layers()
+    channel, own = await receiver.new_channel(), await sender.new_channel()
+    await sender.send(channel, {"n": 0})
+    installed.execute(
+        "CREATE SEQUENCE tries; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
+        " SECURITY DEFINER AS $$ BEGIN PERFORM nextval('public.tries');"
+        " RAISE EXCEPTION 'could not extend' USING ERRCODE = 'disk_full'; END $$"
+    )
+    for slice_ in range(3):
+        installed.execute(
+            f"CREATE TRIGGER refuse BEFORE INSERT ON channels_pg_secrets_message_{slice_}"
+            " FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+    sending = asyncio.create_task(sender.send(channel, {"n": 1}))
+    await until(lambda: "refuses work" in caplog.text)
+    for number in range(60):
+        await soon(sender.group_add(f"group{number}", own))
+    tries = installed.execute("SELECT last_value FROM tries")[0][0]
+    installed.execute("DROP FUNCTION refuse() CASCADE")
+    await soon(sending)
+    assert await drain(receiver, channel, 2) == [0, 1]
+    assert caplog.text.count("refuses work") == 1
+    assert tries < 30  # half a second apart in the end, not one for each group
+
+
 async def test_one_bad_message_fails_alone(layers: Layers, installed: FreshDatabase) -> None:
     """When the server refuses a batch, it is split until only what it will not have fails."""
     sender, receiver = layers(), layers()
