@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from django.dispatch import Signal
@@ -14,6 +15,8 @@ logger = logging.getLogger("channels_pg_secrets.layer")
 
 #: Signals that wait to be sent, at most; of more, the oldest are lost.
 _PENDING = 1000
+#: Channels over capacity that are told apart between two sweeps.
+_NAMED_CHANNELS = 1000
 
 
 class Health:
@@ -45,6 +48,8 @@ class Health:
         #: That of the credentials which each connection logged in with last.
         self.generations: dict[str, int] = {}
         self._told = dict(self.drops)
+        #: Messages dropped over capacity since the last sweep, by channel.
+        self._overflows: dict[str, int] = {}
         self._sender = sender
         self._about = {"prefix": prefix, "node": node}
         self._pending: deque[tuple[Signal, dict[str, Any]]] = deque(maxlen=_PENDING)
@@ -78,13 +83,34 @@ class Health:
         """Messages were dropped; it is told with the next sweep."""
         self.drops[reason] += messages
 
-    def sweep(self) -> None:
-        """Tell what was dropped since the last time."""
+    def overflowed(self, channel: str) -> None:
+        """A message was dropped, its channel being at capacity; told with the next sweep."""
+        self.drop("over_capacity")
+        overflows = self._overflows
+        if len(overflows) < _NAMED_CHANNELS or channel in overflows:
+            overflows[channel] = overflows.get(channel, 0) + 1
+
+    def sweep(self, filled: Iterable[str] = ()) -> None:
+        """Tell what was dropped since the last time, and which channels have ``filled`` up."""
+        overflows, self._overflows = self._overflows, {}
+        self._tell_over_capacity(dict.fromkeys(filled, 0) | overflows)
         for reason, total in self.drops.items():
             messages = total - self._told[reason]
             if messages:
                 self._told[reason] = total
                 self.tell(signals.dropped, reason=reason, messages=messages)
+
+    def _tell_over_capacity(self, over: dict[str, int]) -> None:
+        if not over:
+            return
+        channel, number = max(over.items(), key=lambda pair: pair[1])
+        dropped, channels = sum(over.values()), len(over)
+        if dropped:
+            text = "%d messages were dropped at %d channels over capacity; most (%d) at %s"
+            logger.warning(text, dropped, channels, number, channel)
+        else:
+            logger.info("%d channels reached their capacity; one of them is %s", channels, channel)
+        self.tell(signals.over_capacity, channel=channel, channels=channels, messages=dropped)
 
     def tell(self, signal: Signal, **what: Any) -> None:
         """Have a signal sent soon. Any thread, whatever it holds."""

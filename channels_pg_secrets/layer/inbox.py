@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from channels_pg_secrets import signals
 from channels_pg_secrets.layer.acknowledgements import Acknowledgements
 from channels_pg_secrets.layer.cipher import Cipher, Sealed, UnknownKey
 from channels_pg_secrets.layer.complaints import Complaints
@@ -30,8 +29,6 @@ logger = logging.getLogger("channels_pg_secrets.layer")
 
 #: Seconds between two questions for a key, beside what the source itself waits.
 _PAUSE = 0.1
-#: Channels over capacity that are told apart between two warnings.
-_NAMED_CHANNELS = 1000
 
 
 class Inbox:
@@ -66,7 +63,6 @@ class Inbox:
         self._flushed = flushed
         self._acknowledge = acknowledge
         self._inquiries = inquiries
-        self._over_capacity: dict[str, int] = {}
 
     async def claimed(self, channel: str) -> bytes:
         """Wait for a message of a normal channel, and return it serialised."""
@@ -170,31 +166,11 @@ class Inbox:
         full = self.mailboxes.deliver(channels, message, age)
         self.health.received += len(channels) - len(full)
         for channel in full:
-            self.health.drop("over_capacity")
-            if len(self._over_capacity) < _NAMED_CHANNELS:
-                self._over_capacity[channel] = self._over_capacity.get(channel, 0) + 1
+            self.health.overflowed(channel)
 
     def sweep(self) -> None:
         """Drop what has expired, and say what was dropped."""
         self.mailboxes.sweep()
         self.memberships.sweep()
         self.normal_channels.look_again()
-        self._tell_over_capacity()
-        self.health.sweep()
-
-    def _tell_over_capacity(self) -> None:
-        over, self._over_capacity = self._over_capacity, {}
-        for channel in self.mailboxes.full.lately():
-            over.setdefault(channel, 0)
-        if not over:
-            return
-        channel, number = max(over.items(), key=lambda pair: pair[1])
-        dropped, channels = sum(over.values()), len(over)
-        if dropped:
-            text = "%d messages were dropped at %d channels over capacity; most (%d) at %s"
-            logger.warning(text, dropped, channels, number, channel)
-        else:
-            logger.info("%d channels reached their capacity; one of them is %s", channels, channel)
-        self.health.tell(
-            signals.over_capacity, channel=channel, channels=channels, messages=dropped
-        )
+        self.health.sweep(self.mailboxes.full.lately())

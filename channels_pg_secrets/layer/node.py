@@ -82,7 +82,7 @@ class Node:
         times = (options.row_expiry, options.expiry, self.memberships.row_ttl)
         self.jobs: list[Job] = [
             MembershipJob(self.memberships),
-            OutboxJob(self.outbox, self.peers, times),
+            OutboxJob(self.outbox, self.peers, self.health, times),
             self.peers,
             self.normal_channels,
             self.mailboxes.full,

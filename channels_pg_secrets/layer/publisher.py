@@ -19,6 +19,7 @@ from channels_pg_secrets.layer.call import Call, Job
 from channels_pg_secrets.layer.wire import Rows, Wire, WireLost
 
 if TYPE_CHECKING:
+    from channels_pg_secrets.layer.health import Health
     from channels_pg_secrets.layer.identity import Identity
     from channels_pg_secrets.layer.membership import Memberships
     from channels_pg_secrets.layer.outbox import Batch, Outbox
@@ -125,36 +126,43 @@ class Publisher:
             self.on_rights_lost(error)
         elif state.startswith(TRANSIENT):
             call.in_doubt()
-            self._back_off(error)
+            self._back_off(job, error)
         elif state in _NOT_INSTALLED:
             call.refused(not_installed(error))
             self.pump()
         elif state == _DUPLICATE:
             call.refused(error)
-            self._back_off(error)  # what is in doubt is looked for again, but not at once
+            self._back_off(job, error)  # what is in doubt is looked for again, but not at once
         else:
             call.refused(error)
             self.pump()
 
-    def _back_off(self, error: Exception) -> None:
-        if self._failures == 0:
-            logger.warning("The database refuses work for now: %s", error)
-        delay = min(1.0, 0.02 * 2**self._failures) * (0.5 + random.random() / 2)  # noqa: S311
-        self._failures = min(self._failures + 1, 10)
-        self._pause = asyncio.get_running_loop().call_later(delay, self._resume)
+    def _back_off(self, job: Job, error: Exception) -> None:
+        """Let a job wait before its next statement; the others go on."""
+        # A pause for all would be as long as that of the worst, and end with the others' success.
+        if not self._refusals:
+            logger.warning("The database refuses work for now: %s", str(error).partition("\n")[0])
+        refusals = self._refusals.get(job, 0)
+        self._refusals[job] = min(refusals + 1, 10)
+        self._paused.add(job)
+        delay = min(1.0, 0.02 * 2**refusals) * (0.5 + random.random() / 2)  # noqa: S311
+        asyncio.get_running_loop().call_later(delay, self._resume, job)
 
-    def _resume(self) -> None:
-        self._pause = None
+    def _resume(self, job: Job) -> None:
+        self._paused.discard(job)
         self.pump()
 
 
 class OutboxJob:
     """Publishes batches of messages."""
 
-    def __init__(self, outbox: Outbox, peers: Peers, times: tuple[float, float, float]) -> None:
+    def __init__(
+        self, outbox: Outbox, peers: Peers, health: Health, times: tuple[float, float, float]
+    ) -> None:
         """``times``: seconds that a row for replay, a normal channel's and a membership last."""
         self._outbox = outbox
         self._peers = peers
+        self._health = health
         self._times = times
 
     @property
@@ -172,12 +180,18 @@ class OutboxJob:
         def done(rows: Rows) -> bool:
             status, refused = rows[0]
             if status == 0:
-                outbox.done(batch, {int(n) for n in refused.split(",")} if refused else ())
+                self._done(batch, refused)
             elif status == 2:
                 outbox.refuse(batch, refused.split(","))
             return bool(status != 1)
 
-        def single_done(rows: Rows) -> bool:
+        def group_done(rows: Rows) -> bool:
+            refused = rows[0][0]
+            if refused is not None:
+                self._done(batch, refused)
+            return refused is not None
+
+        def frame_done(rows: Rows) -> bool:
             full = rows[0][0]
             if full:
                 outbox.refuse(batch, full.split(","))
@@ -198,12 +212,24 @@ class OutboxJob:
                 outbox.fail(batch, refusal(error))
 
         if batch.is_single:
-            single = self._frame(identity, batch) or self._group(identity, batch)
-            if single is not None:
-                return Call(*single, single_done, in_doubt, refused)
+            if (frame := self._frame(identity, batch)) is not None:
+                return Call(*frame, frame_done, in_doubt, refused)
+            if (group := self._group(identity, batch)) is not None:
+                return Call(*group, group_done, in_doubt, refused)
         head = (identity.prefix, identity.node, identity.incarnation, batch.base, batch.retry)
         values = (*head, *self._times, *batch.columns())
         return Call(statements.PUBLISH, values, done, in_doubt, refused)
+
+    def _done(self, batch: Batch, refused: str) -> None:
+        """The batch is committed; ``refused`` is as ``publish`` has it."""
+        numbers = set()
+        for entry in refused.split(",") if refused else ():
+            number, _, full = entry.partition(":")
+            if not full:
+                numbers.add(int(number))
+            elif batch.elements[int(number) - 1][0].future is not None:
+                self._health.overflowed(full)  # not again for what is sent again after a crash
+        self._outbox.done(batch, numbers)
 
     def _frame(self, identity: Identity, batch: Batch) -> _Request | None:
         """A frame for a process that we know how to reach."""

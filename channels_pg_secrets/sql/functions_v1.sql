@@ -11,7 +11,7 @@
 -- p_blobs[i] is set for what does not fit into a notification, which its item says ("C" and "G"). It
 -- is looked at only where it is written: each unnest() would copy all of them.
 -- Status 0: done, with the elements refused for capacity, and the joins and leaves of processes that
--- are gone. Status 1: these tables do not know the caller (a crash emptied them, or it was silent
+-- are gone, by their i; and where a normal channel in a group was full, i, a colon and its name. Status 1: these tables do not know the caller (a crash emptied them, or it was silent
 -- for too long); nothing was done. Status 2: the channels of other processes that are "refused", by
 -- name, are full; nothing was done, and the caller takes out what is for them. A retry is never told
 -- so, since its first try may be carried out yet: its messages to full channels end at their owner.
@@ -72,7 +72,7 @@ BEGIN
     END IF;
     -- A first try too: its packets may come after the retry that took its place.
     IF p_retry OR v_queues THEN
-        SELECT true, s.refused INTO v_skip_queue, refused
+        SELECT true, CASE WHEN s.base = p_base THEN s.refused ELSE '' END INTO v_skip_queue, refused
         FROM @schema@.channels_pg_secrets_sent s WHERE s.sender = p_sender AND s.base >= p_base;
         IF NOT FOUND THEN
             v_skip_queue := false;
@@ -149,8 +149,7 @@ BEGIN
     END IF;
 
     IF NOT v_skip_queue THEN
-        -- Normal channels, and those that are members of a group: a full one is passed over there in
-        -- silence. In one order, as the sender's messages to a channel come both ways.
+        -- Normal channels, and those that are members of a group. In one order, as the sender's messages to a channel come both ways.
         FOR r IN
             SELECT e.ord, e.channel, e.capacity, e.body, true AS direct
             FROM unnest(p_channels, p_capacities, p_bodies)
@@ -178,8 +177,9 @@ BEGIN
                 IF r.channel <> ALL (v_woken) THEN
                     v_woken := v_woken || r.channel;
                 END IF;
-            ELSIF r.direct THEN
-                refused := concat_ws(',', nullif(refused, ''), r.ord);
+            ELSE
+                refused := concat_ws(',', nullif(refused, ''),
+                                     CASE WHEN r.direct THEN r.ord::text ELSE r.ord || ':' || r.channel END);
             END IF;
         END LOOP;
         PERFORM @schema@.channels_pg_secrets_wake_v1(p_prefix, v_woken);
@@ -243,8 +243,8 @@ BEGIN
 END $$;
 
 -- Publishes one message to a group, for the first time: what publish does with it, without arrays
--- and with the work of emit in place. p_blob and what it returns are as with publish_frame; members
--- that are full are passed over at their owner.
+-- and with the work of emit in place. p_blob is as with publish_frame. Returns what publish names as
+-- refused, and NULL where that has status 1; channels of processes that are full drop it at their owner.
 CREATE FUNCTION channels_pg_secrets_publish_group_v1(
     p_prefix text, p_sender bigint, p_incarnation bigint, p_base bigint, p_group text, p_body text,
     p_ttl double precision, p_queue_ttl double precision, p_blob bytea
@@ -267,7 +267,7 @@ BEGIN
     END IF;
     IF v_normal THEN
         -- That is more than one notification each.
-        RETURN (SELECT CASE p.status WHEN 0 THEN '' END FROM @schema@.channels_pg_secrets_publish_v1(
+        RETURN (SELECT CASE p.status WHEN 0 THEN p.refused END FROM @schema@.channels_pg_secrets_publish_v1(
             p_prefix, p_sender, p_incarnation, p_base, false, p_ttl, p_queue_ttl, 0,
             ARRAY[NULL]::bigint[], ARRAY[p_group], ARRAY[NULL]::text[], ARRAY[NULL]::integer[],
             ARRAY[p_body], ARRAY[p_blob]) p);

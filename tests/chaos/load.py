@@ -18,9 +18,10 @@ from tests.integration.layer.conftest import Peer
 
 #: Seconds between two messages of one stream.
 INTERVAL = 0.01
-#: Two processes' channels, a group, a normal channel with two readers and one with one reader.
-DESTINATIONS = ("b", "c", "group", "work", "solo")
-#: Those that are no normal channels.
+#: Two processes' channels, a group, a normal channel with two readers and one with one reader, and
+#: a group of a process's channel and a normal channel.
+DESTINATIONS = ("b", "c", "group", "work", "solo", "mixed")
+#: Those without normal channels.
 NUMBERED = ("b", "c", "group")
 #: Seconds within which messages must flow again, whatever the fault: then it is a failure.
 PATIENCE = 40.0
@@ -128,7 +129,7 @@ class Load:
     """Processes that send to each other all the time: to channels, a group and normal channels.
 
     ``a`` and ``b`` send; ``b`` and ``c`` have a channel each and one in the group, and share one
-    normal channel; ``c`` alone reads the other.
+    normal channel; ``c`` alone reads another, and a third that is in a group with ``b``'s channel.
     """
 
     def __init__(self, members: Mapping[str, Process]) -> None:
@@ -168,6 +169,7 @@ class Load:
         await asyncio.gather(*map(begin, shape.names))
         await self.share("work", ["b", "c"])
         await self.share("solo", ["c"])
+        await self.mix("b", "c")
         for name in ("a", "b"):
             for destination in shape.destinations:
                 await self.send(name, destination, shape.interval)
@@ -204,6 +206,14 @@ class Load:
         self.receivers[channel] = names
         if len(names) > 1:
             self.shared.add(channel)
+
+    async def mix(self, member: str, reader: str) -> None:
+        """Make a group of a process's channel and of a normal channel that another reads."""
+        await self("listen", reader, "mixed")
+        await self("group_add", member, "m", self.targets[member])
+        await self("group_add", reader, "m", "mixed")
+        self.targets["mixed"] = "group:m"
+        self.receivers["mixed"] = [member, reader]
 
     async def send(self, name: str, destination: str, interval: float) -> None:
         """Let a process send to a destination from now on."""

@@ -60,7 +60,7 @@ async def test_receivers_are_killed(chaos: Chaos) -> None:
         while chaos.database.execute(NODES, (prefix,)) != [(len(load.members),)]:
             assert time.monotonic() < until, "the dead are still in the node table"
             await asyncio.sleep(0.1)
-        assert chaos.database.execute(MEMBERS, (prefix,)) == [(2,)]
+        assert chaos.database.execute(MEMBERS, (prefix,)) == [(3,)]
 
 
 async def test_workers_are_killed(chaos: Chaos, tmp_path: Path) -> None:

@@ -212,6 +212,55 @@ async def test_a_full_channel_is_told_of(
     assert there.stats()["received"] == 5
 
 
+async def test_a_full_normal_channel_in_a_group_is_told_of(
+    layers: Layers, ears: Ears, soon: Soon, eventually: Eventually
+) -> None:
+    """What it does not take is counted where it was sent, once, in whatever batch it was."""
+    here, there = layers(capacity=5), layers()
+    for name in ("work", "more"):
+        await here.group_add("group", name)
+    for number in range(7):  # each as a batch of its own
+        await here.group_send("group", {"type": "test", "n": number})
+    assert here.stats()["dropped_over_capacity"] == 4
+    message = {"type": "test"}
+    sends = [here.group_send("group", message), here.send("work", message)]
+    sends += [here.group_send("group", message), here.send("work", message)]
+    results = await asyncio.gather(*sends, return_exceptions=True)
+    assert [type(result) for result in results] == [type(None), ChannelFull] * 2
+    assert here.stats()["dropped_over_capacity"] == 8
+    await eventually(lambda: sum(what["messages"] for what in ears.of("dropped", here)) == 8)
+    over = ears.of("over_capacity", here)
+    assert {what["channel"] for what in over} <= {"work", "more"}
+    assert sum(what["messages"] for what in over) == 8
+    assert [(await soon(there, "work"))["n"] for _ in range(5)] == list(range(5))
+    assert there.stats()["dropped"] == 0
+
+
+async def test_what_is_sent_again_is_not_dropped_again(
+    layers: Layers, behind: PostgresChannelLayer, proxy: FaultProxy, eventually: Eventually
+) -> None:
+    """A group message is counted once at a full normal channel, though its answer was lost."""
+    message = {"type": "test"}
+    await up(behind, eventually)
+    await behind.group_add("group", "work")
+    await behind.group_send("group", message)  # the statement is prepared from now on
+    await asyncio.gather(*(behind.send("work", message) for _ in range(99)))
+    node = behind._here()
+    query = "SELECT base FROM channels_pg_secrets_sent WHERE sender = %s"
+    before = layers.database.execute(query, (node.identity.node,))
+    proxy.hold_answers()
+    sending = asyncio.create_task(behind.group_send("group", message))
+    await eventually(lambda: layers.database.execute(query, (node.identity.node,)) != before)
+    assert behind.stats()["dropped"] == 0
+    proxy.reset()
+    proxy.release_answers()
+    await asyncio.wait_for(sending, 10)
+    assert behind.stats()["dropped_over_capacity"] == 1
+    node.outbox.resend()  # as after a crash
+    await behind.group_send("group", message)
+    assert behind.stats()["dropped_over_capacity"] == 2
+
+
 async def test_what_nobody_reads_expires_and_is_told(
     layers: Layers, ears: Ears, eventually: Eventually
 ) -> None:

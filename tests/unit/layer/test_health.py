@@ -91,6 +91,39 @@ def test_drops_are_told_together(health: Health, heard: Heard) -> None:
     ]
 
 
+def test_what_overflows_is_told_by_channel(
+    health: Health, heard: Heard, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those that lost messages and those that only filled up are one signal and one line."""
+    health.overflowed("worker")
+    for _ in range(3):
+        health.overflowed("other")
+    health.sweep(["third"])
+    health.sweep()
+    health.send()
+    assert heard == [
+        ("over_capacity", {"channel": "other", "channels": 3, "messages": 4}),
+        ("dropped", {"reason": "over_capacity", "messages": 4}),
+    ]
+    (line,) = caplog.messages
+    assert line == "4 messages were dropped at 3 channels over capacity; most (3) at other"
+
+
+def test_channels_that_overflow_are_told_apart_up_to_a_bound(health: Health, heard: Heard) -> None:
+    """A channel that is named already goes on being counted."""
+    for number in range(1100):
+        health.overflowed(f"channel{number}")
+    health.overflowed("channel7")
+    health.sweep()
+    health.send()
+    name, what = heard[0]
+    assert (name, what) == (
+        "over_capacity",
+        {"channel": "channel7", "channels": 1000, "messages": 1001},
+    )
+    assert health.drops["over_capacity"] == 1101
+
+
 def test_nothing_replayed_is_not_told(health: Health, heard: Heard) -> None:
     """Reading an empty backlog, as every new connection does, is no event."""
     health.replayed(0)
