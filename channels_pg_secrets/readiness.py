@@ -27,6 +27,7 @@ _FUNCTIONS = """
     WHERE p.proname = ANY(%s) AND pg_catalog.pg_function_is_visible(p.oid)
 """
 _WHERE = "SELECT current_database()::text, session_user::text"
+_ISOLATION = "SELECT current_setting('default_transaction_isolation'), session_user::text"
 _NOTIFY = "SELECT pg_notify(%s, '')"
 #: Seconds for one notification.
 _ROUND_TRIP = 5.0
@@ -139,7 +140,7 @@ class Examiner:
             if deaf is not None:
                 return deaf
             self._done("listen", "a notification was heard")
-        return None
+        return await _isolated(connection) if self._rights else None
 
     async def _pooled(self, connection: Connection) -> checks.CheckMessage | None:
         other = await self._engine.open_connection()
@@ -213,6 +214,21 @@ async def _lacking(connection: Connection) -> checks.Warning | None:
             f" as the owner: GRANT EXECUTE ON FUNCTION {', '.join(forbidden)} TO {quoted(user)};",
         )
     return None
+
+
+async def _isolated(connection: Connection) -> checks.Warning | None:
+    """Look whether the login's statements see what others commit meanwhile."""
+    level, user = await _first(connection, _ISOLATION)
+    if level in ("read committed", "read uncommitted"):  # the same, in PostgreSQL
+        return None
+    return warning(
+        "W021",
+        f"default_transaction_isolation is {level!r} for this login: a message to a process that"
+        " comes back in the same moment, after a crash of the server, may be passed over.",
+        hint=f"ALTER ROLE {quoted(user)} SET default_transaction_isolation = 'read committed'; that"
+        " also belongs into the statements by which a store makes logins. If OPTIONS['options']"
+        " sets another, leave it out.",
+    )
 
 
 async def _deaf(engine: PostgresEngine, connection: Connection) -> checks.Warning | None:

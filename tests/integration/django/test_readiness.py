@@ -130,6 +130,24 @@ def test_a_notification_that_does_not_come_is_w019(
     assert "PgBouncer" in str(message.hint)
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_an_isolation_that_hides_others_is_w021(
+    database: FreshDatabase, ready: dict[str, Any], level: str
+) -> None:
+    """What the hint says to do helps, whoever set it."""
+    options = {"options": f"-c default_transaction_isolation={level.replace(' ', chr(92) + ' ')}"}
+    (message,) = found({**ready, "OPTIONS": options})
+    assert message.id == "channels_pg_secrets.W021"
+    assert f"'{level}'" in message.msg
+    database.execute(
+        f"ALTER ROLE \"{ready['USER']}\" SET default_transaction_isolation = '{level}'"
+    )
+    (message,) = found(ready)
+    assert message.id == "channels_pg_secrets.W021"
+    database.execute(re.findall("ALTER ROLE .*?;", str(message.hint))[0])
+    assert found(ready) == []
+
+
 class KeyMissing(PostgresEngine):
     def connection_params(self) -> dict[str, Any]:
         raise KeyError("canary")
