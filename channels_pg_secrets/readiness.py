@@ -226,7 +226,7 @@ async def _isolated(connection: Connection) -> checks.Warning | None:
         f"default_transaction_isolation is {level!r} for this login: a message to a process that"
         " comes back in the same moment, after a crash of the server, may be passed over.",
         hint=f"ALTER ROLE {quoted(user)} SET default_transaction_isolation = 'read committed'; that"
-        " also belongs into the statements by which a store makes logins. If OPTIONS['options']"
+        " also belongs in the statements by which a store makes logins. If OPTIONS['options']"
         " sets another, leave it out.",
     )
 
