@@ -33,8 +33,9 @@ class Alone:
         for count in range(number):
             begun = time.perf_counter()
             await self._layer.send(self._channel, message(count))
-            await probes.receive(self._layer, self._channel)
+            received = await probes.receive(self._layer, self._channel)
             times.append(time.perf_counter() - begun)
+            probes.verify(received, message(count))
         return {"p50": statistics.median(times) * 1e6}
 
     async def idle(self, channels: int) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def main() -> None:
                 children,
                 Progress(),
             )
-            versions, settings = report.versions(servers.versions()), servers.settings
+            versions, settings = report.versions(servers.versions()), servers.changed()
     verdicts = judge(rows)
     command = shlex.join(["python", "tests/benchmarks/compare.py", *sys.argv[1:]])
     found = report.report(

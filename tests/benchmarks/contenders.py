@@ -105,6 +105,8 @@ def _channels_postgres(place: dict[str, Any]) -> BaseChannelLayer:
         **place["database"],
         ENGINE="django.db.backends.postgresql",
         OPTIONS={},
+        # As its README has it; by default there are four.
+        PSYCOPG_OPTIONS={"min_size": 10, "max_size": 10},
         expiry=int(place.get("rows_kept", 60)),
     )
 

@@ -31,6 +31,11 @@ class RotatingLogin:
         self._change()
 
     @property
+    def newest(self) -> str:
+        """The role that the file names."""
+        return self._roles[-1]
+
+    @property
     def place(self) -> dict[str, Any]:
         """What the layer has to be told."""
         return {"login": str(self._file)}
@@ -63,7 +68,10 @@ class RotatingLogin:
 
 @asynccontextmanager
 async def rotating(login: RotatingLogin, every: float) -> AsyncIterator[None]:
-    """Rotate at once, and then every so many seconds, for as long as the block runs."""
+    """Rotate at once, and then every so many seconds, for as long as the block runs.
+
+    A rotation that fails is raised at the end: without it there was none.
+    """
 
     async def run() -> None:
         while True:
@@ -75,7 +83,9 @@ async def rotating(login: RotatingLogin, every: float) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        (outcome,) = await asyncio.gather(task, return_exceptions=True)
+    if isinstance(outcome, Exception):
+        raise outcome
 
 
 def temporary_folder() -> tempfile.TemporaryDirectory[str]:

@@ -45,7 +45,11 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
     measured = [row for row in rows if row["median"] is not None]
     written = []
     for row_id in in_bars(measured):
-        written += _bars(row_id, [row for row in measured if row["workload"] == row_id], folder)
+        point = POINTS[row_id]
+        ids = [one for one, unit in point.ids.items() if unit == point.ids[row_id]]
+        shown = [row for one in ids for row in measured if row["workload"] == one]
+        absent = [row for row in rows if row["workload"] == row_id and row["median"] is None]
+        written += _bars(row_id, shown, absent, folder)
     for axis in in_lines(measured):
         written += _lines(axis, [row for row in measured if row.get("growth") == axis], folder)
     return written
@@ -61,27 +65,28 @@ def in_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def in_bars(rows: Sequence[Row]) -> list[str]:
-    """Return the workloads that have a plot of their own.
+    """Return the workloads that have a plot of their own, by their first row.
 
-    Counts that come along with a figure need none, nor what stands on a line. One bar says nothing.
+    What comes along with it stands there too, if it has the same unit. What stands on a line is
+    left out.
     """
-    layers: dict[str, set[str]] = {}
     lines = in_lines(rows)
-    for row in rows:
-        if row.get("growth") not in lines:
-            layers.setdefault(row["workload"], set()).add(row["layer"])
+    found = dict.fromkeys(row["workload"] for row in rows if row.get("growth") not in lines)
     return [
         row_id
-        for row_id, found in layers.items()
-        if len(found) > 1 and not POINTS[row_id].extra and row_id == next(iter(POINTS[row_id].ids))
+        for row_id in found
+        if not POINTS[row_id].extra and row_id == next(iter(POINTS[row_id].ids))
     ]
 
 
-def _bars(row_id: str, rows: Sequence[Row], folder: Path) -> list[Path]:
+def _bars(row_id: str, rows: Sequence[Row], absent: Sequence[Row], folder: Path) -> list[Path]:
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7.2, 1.3 + 0.45 * len(rows)), layout="constrained")
-    names = [row["layer"] for row in rows]
+    said = [f"{row['layer']}: {row['note']}" for row in rows if "note" in row]
+    said += [f"{row['layer']}: {row['reason']}" for row in absent]
+    height = 1.3 + 0.45 * len(rows) + 0.2 * len(said)
+    figure, axes = plt.subplots(figsize=(7.2, height), layout="constrained")
+    names = [_label(row, row_id) for row in rows]
     medians = [row["median"] for row in rows]
     below = [row["median"] - row["spread"][0] for row in rows]
     above = [row["spread"][1] - row["median"] for row in rows]
@@ -89,7 +94,7 @@ def _bars(row_id: str, rows: Sequence[Row], folder: Path) -> list[Path]:
         names,
         medians,
         xerr=[below, above],
-        color=[_COLOURS[name] for name in names],
+        color=[_COLOURS[row["layer"]] for row in rows],
         error_kw={"capsize": 3, "elinewidth": 1},
     )
     for place, row in enumerate(rows):
@@ -105,9 +110,17 @@ def _bars(row_id: str, rows: Sequence[Row], folder: Path) -> list[Path]:
     axes.margins(x=0.15)
     axes.set_xlim(left=0)
     axes.set_xlabel(_unit(row_id))
-    axes.set_title(_title(row_id), loc="left", fontsize=10, wrap=True)
+    # Room for the word at the goal's line.
+    axes.set_title(_title(row_id), loc="left", fontsize=10, wrap=True, pad=16)
+    if said:
+        figure.supxlabel("\n".join(said), x=0.01, ha="left", fontsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     return _saved(figure, folder / row_id)
+
+
+def _label(row: Row, row_id: str) -> str:
+    same = row["workload"] == row_id
+    return str(row["layer"]) if same else f"{row['layer']},\n{row['workload']}"
 
 
 def _goal_line(axes: Any, row_id: str) -> None:

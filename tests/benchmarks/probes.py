@@ -15,6 +15,10 @@ from channels.layers import BaseChannelLayer
 ATTEMPTS = 40
 
 
+class WrongMessage(Exception):
+    """A layer delivered another message than the one that was sent."""
+
+
 class NotReached(Exception):
     """A layer delivered none of the probes."""
 
@@ -43,3 +47,10 @@ async def receive(layer: BaseChannelLayer, channel: str) -> dict[str, Any]:
         message: dict[str, Any] = await layer.receive(channel)
         if "probe" not in message:
             return message
+
+
+def verify(received: dict[str, Any], sent: dict[str, Any]) -> None:
+    """Raise WrongMessage where it is another one; a floor that carries the padding alone has it."""
+    if received.items() - sent.items() or received.get("padding") != sent["padding"]:
+        numbers = f"{received.get('number')} for {sent['number']}"
+        raise WrongMessage(f"received another message than was sent: {numbers}")

@@ -48,6 +48,8 @@ class Receivers:
         self._channels: list[str] = []
         self._unreached: set[str] = set()
         self._received = 0
+        #: Of each channel how many came, one list for those that are to get the same.
+        self._counts: list[list[int]] = []
         #: How many are waited for, and that they have come: nobody looks at each one meanwhile.
         self._awaited = 0
         self._complete = asyncio.Event()
@@ -76,8 +78,9 @@ class Receivers:
         if not self._channels:
             await self.channel()
         names = [await self._layer.new_channel() for _ in range(channels)]
-        for name in names:
-            self._begin(self._count_on(name))
+        self._counts.append([0] * channels)
+        for place, name in enumerate(names):
+            self._begin(self._count_on(name, self._counts[-1], place))
         self._channels += names
         self._unreached.update(names)
         if group is not None:
@@ -88,7 +91,8 @@ class Receivers:
 
     async def work(self, channel: str) -> dict[str, Any]:
         """Receive on a normal channel, one message after the other, and count."""
-        self._begin(self._count_on(channel))
+        self._counts.append([0])
+        self._begin(self._count_on(channel, self._counts[-1], 0))
         self._unreached.add(channel)
         return {}
 
@@ -120,6 +124,18 @@ class Receivers:
         if self._received > received:
             raise MessagesLost(f"received {self._received - received} messages more than were sent")
         return {"received": self._received}
+
+    async def audit(self, alike: bool = False) -> dict[str, Any]:
+        """Look after a while whether more came than was waited for.
+
+        ``alike``: and whether channels that were made together got equally many.
+        """
+        await asyncio.sleep(self._settle)
+        await self.wait(self._awaited)
+        if alike and (unlike := [counts for counts in self._counts if len(set(counts)) > 1]):
+            low, high = min(unlike[0]), max(unlike[0])
+            raise MessagesLost(f"members of one group got {low} to {high} messages")
+        return {}
 
     async def collect(self) -> dict[str, Any]:
         """Receive on a new channel, and keep a record of what came and how late."""
@@ -159,12 +175,13 @@ class Receivers:
         self._tasks = []
         return {}
 
-    async def _count_on(self, channel: str) -> None:
+    async def _count_on(self, channel: str, counts: list[int], place: int) -> None:
         while True:
             message = await self._layer.receive(channel)
             if "probe" in message:
                 self._unreached.discard(channel)
                 continue
+            counts[place] += 1
             self._count()
 
     def _count(self) -> None:

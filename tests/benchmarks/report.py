@@ -5,18 +5,23 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.goals import Verdict
+from tests.benchmarks.scale import FULL
+from tests.benchmarks.workload import Point
 from tests.benchmarks.workloads.catalogue import POINTS
 
 Row = dict[str, Any]
 _PACKAGES = ("channels-pg-secrets", "channels", "channels_postgres", "channels_redis", "Django")
-_DRIVERS = ("psycopg", "redis", "uvloop")
+_DRIVERS = ("psycopg", "redis", "hiredis", "uvloop")
 _NONE = "–"
+_SMALLER = "The goals are for a whole run; this is a smaller one, and says less."
 
 
 def machine() -> str:
@@ -38,10 +43,23 @@ def versions(servers: dict[str, str]) -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            continue
-    if "uvloop" in found:
+            found[name] = "not installed"
+    if find_spec("uvloop"):
         found["uvloop"] += " (installed, not used)"
+    found["channels-pg-secrets"] += f" ({revision()})"
     return found
+
+
+def revision() -> str:
+    """Return the commit that is measured, "dirty" with changes, as far as git knows."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "no commit"
+    return done.stdout.strip()
 
 
 def report(rows: list[Row], verdicts: Sequence[Verdict], **facts: Any) -> dict[str, Any]:
@@ -69,7 +87,8 @@ def markdown(found: dict[str, Any], verdicts: Sequence[Verdict]) -> str:
     plain = [row for row in rows if not _extra(row)]
     parts = [facts(found), "### Figures", figures(plain)]
     if verdicts:
-        parts += ["### Goals", goals(verdicts)]
+        smaller = [] if found["scale"] == FULL.name else [_SMALLER]
+        parts += ["### Goals", *smaller, goals(verdicts)]
     if any("per_message" in row for row in rows):
         parts += ["### Cost of a message", costs(plain)]
     if grown := [row for row in rows if "growth" in row]:
@@ -194,15 +213,14 @@ def _remarks(rows: Sequence[Row]) -> Iterable[str]:
     """What a workload is, once each, and why a figure is missing or not what its name says."""
     for point in dict.fromkeys(POINTS[row["workload"]] for row in rows):
         yield f"- `{'`, `'.join(point.ids)}`: {point.what}."
-    said: dict[tuple[str, str], list[str]] = {}
+    said: dict[tuple[Point, str], tuple[dict[str, None], dict[str, None]]] = {}
     for row in rows:
         for key in ("reason", "note"):
             if key in row:
-                point = POINTS[row["workload"]]
-                layers = said.setdefault((f"`{'`, `'.join(point.ids)}`", row[key]), [])
-                layers += [row["layer"]] if row["layer"] not in layers else []
-    for (workloads, text), layers in said.items():
-        yield f"- {workloads}, {', '.join(layers)}: {text}."
+                workloads, layers = said.setdefault((POINTS[row["workload"]], row[key]), ({}, {}))
+                workloads[f"`{row['workload']}`"] = layers[row["layer"]] = None
+    for (_, text), (workloads, layers) in said.items():
+        yield f"- {', '.join(workloads)}, {', '.join(layers)}: {text}."
 
 
 def _extra(row: Row) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 from tests.benchmarks.contenders import NAMES
@@ -63,6 +64,16 @@ class Contestant:
             per_message = {name: value / reading.messages for name, value in cost.items()}
             self._costs.setdefault(point, []).append(per_message)
 
+    async def warm_up(self, point: Point) -> None:
+        """Measure once for nothing."""
+        if self._team is not None and self.failure is None:
+            await self._tried(self.workload.measure(self._team, point))
+
+    async def audit(self) -> None:
+        """Look whether anything came that nobody waited for."""
+        if self._team is not None and self.failure is None:
+            await self._tried(self.workload.audit(self._team))
+
     async def dismiss(self) -> None:
         """End the processes."""
         if self._team is not None:
@@ -83,7 +94,7 @@ class Contestant:
                 row["spread"] = [min(values), max(values)]
                 row["values"] = values
             else:
-                row["reason"] = reason or NO_ROTATION
+                row["reason"] = reason or NO_ROTATION[self.workload.name]
             if costs := self._costs.get(point):
                 row["per_message"] = _medians(costs)
             if details := [reading.details for reading in readings if reading.details]:
@@ -152,19 +163,28 @@ async def contest(
     try:
         say(f"{next(iter(points[0].ids))}: preparing")
         await asyncio.gather(*(contestant.prepare(make_team) for contestant in contestants))
-        for point in points:
-            await asyncio.gather(*(contestant.grow(point) for contestant in contestants))
-            repetitions = contestants[0].workload.repetitions
+        workload = contestants[0].workload
+        for some in [points] if workload.together else [[point] for point in points]:
+            for point in some:
+                await asyncio.gather(*(contestant.grow(point) for contestant in contestants))
+            if workload.warm_up:
+                for point, contestant in product(some, contestants):
+                    await contestant.warm_up(point)
             begun = time.monotonic()
-            for turn in range(repetitions):
-                if turn and scale.share is not None and time.monotonic() - begun > scale.share:
+            share = None if scale.share is None else scale.share * len(some)
+            for turn in range(workload.repetitions):
+                if turn and share is not None and time.monotonic() - begun > share:
                     break
-                for contestant in contestants:
+                # Another one first each time, as what a busy one leaves slows down the next.
+                first = turn % len(contestants)
+                order = [*contestants[first:], *contestants[:first]]
+                for point, contestant in product(some, order):
                     name = contestant.workload.name
-                    say(f"{next(iter(point.ids))}: {turn + 1} of {repetitions}, {name}")
+                    say(f"{next(iter(point.ids))}: {turn + 1} of {workload.repetitions}, {name}")
                     await contestant.measure(point)
-            for contestant in contestants:
-                rows += contestant.rows(point)
+        await asyncio.gather(*(contestant.audit() for contestant in contestants))
+        for point, contestant in product(points, contestants):
+            rows += contestant.rows(point)
     finally:
         for contestant in contestants:
             await contestant.dismiss()

@@ -48,8 +48,9 @@ class Senders:
         for count in range(number):
             begun = time.perf_counter()
             await self._layer.send(there, message(count))
-            await probes.receive(self._layer, here)
+            received = await probes.receive(self._layer, here)
             times.append(time.perf_counter() - begun)
+            probes.verify(received, message(count))
         return {"p50": statistics.median(times) * 1e6}
 
     async def burn(self, on: bool) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from tests.benchmarks import contenders, resources, settings
 from tests.benchmarks.logins import RUNTIME
 
 _TEMPLATE = "migrated"
+#: What differs from a server as it is shipped, here or in what tests use, and may change its speed.
+_SETTINGS = ("fsync", "shared_buffers", "max_connections", "max_locks_per_transaction")
 _REDIS_DATABASES = {"channels_redis": 1, "channels_redis_pubsub": 2}
 
 
@@ -30,16 +32,16 @@ class Servers:
     """
 
     def __init__(self, *, durable: bool = False, redis: bool = True) -> None:
-        self.settings = {
+        settings = {
             "fsync": "on" if durable else "off",
             # channels_postgres opens a pool for each process, and a listener.
             "max_connections": "1000",
         }
         # channels_postgres takes a lock for each channel that is received on.
-        self.settings["max_locks_per_transaction"] = "256"
+        settings["max_locks_per_transaction"] = "256"
         # On the disk, where its temporary files lie on a server too.
         directory = Path(tempfile.gettempdir()) / f"benchmarks-{secrets.token_hex(8)}"
-        self._postgres = PostgresServer(directory, settings=self.settings)
+        self._postgres = PostgresServer(directory, settings=settings)
         self._redis = Redis() if redis and shutil.which("redis-server") else None
         self._numbers = itertools.count()
         self._open = contextlib.ExitStack()
@@ -118,8 +120,23 @@ class Servers:
             )
             return [count for (count,) in self.execute(query, (place["database"]["NAME"],))]
         if self._redis is not None and "redis" in place:
-            return self._redis.connections()
+            return self._redis.connections(place["redis"])
         return []
+
+    def users(self, place: dict[str, Any]) -> set[str]:
+        """Return whose sessions are open in a place on PostgreSQL."""
+        query = (
+            "SELECT DISTINCT usename::text FROM pg_stat_activity"
+            " WHERE datname = %s AND backend_type = 'client backend'"
+        )
+        return {user for (user,) in self.execute(query, (place["database"]["NAME"],))}
+
+    def changed(self) -> dict[str, str]:
+        """Return PostgreSQL's settings that are not as it is shipped, and may change its speed."""
+        query = (
+            "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%s) ORDER BY name"
+        )
+        return dict(self.execute(query, (list(_SETTINGS),)))
 
     def versions(self) -> dict[str, str]:
         """Return the servers' versions."""
@@ -185,11 +202,11 @@ class Redis:
         line = next(line for line in text.splitlines() if line.startswith("total_connections"))
         return int(line.partition(":")[2]) - self._asked
 
-    def connections(self) -> list[int]:
-        """Return how many connections are open in all, but for the one that asks."""
-        text = self._ask("INFO clients")
-        line = next(line for line in text.splitlines() if line.startswith("connected_clients"))
-        return [int(line.partition(":")[2]) - 1]
+    def connections(self, address: str) -> list[int]:
+        """Return how many connections are open to one of the databases, subscribers included."""
+        number = address.rpartition("/")[2]
+        text = self._ask("CLIENT LIST")
+        return [sum(f"db={number}" in line.split() for line in text.splitlines())]
 
     def version(self) -> str:
         """Return the server's version."""

@@ -11,10 +11,14 @@ from tests.benchmarks.scale import Scale
 from tests.benchmarks.servers import Servers
 from tests.benchmarks.team import CannotDo, Team
 
-NO_ROTATION = "cannot: its login is fixed when it is built"
-OURS_ALONE = dict.fromkeys(
-    ("channels_postgres", "channels_redis", "channels_redis_pubsub", "memory"), NO_ROTATION
-)
+NO_ROTATION = {
+    "channels_postgres": "cannot: its login is fixed when it is built",
+    **dict.fromkeys(
+        contenders.ON_REDIS,
+        'cannot: by itself it has one login; `ENGINE = "redis"` gives it one that rotates',
+    ),
+    "memory": "cannot: it has no login",
+}
 ONE_PROCESS = {"memory": "cannot: it reaches no other process"}
 
 
@@ -52,6 +56,10 @@ class Workload:
     points: ClassVar[tuple[Point, ...]]
     #: Why a layer cannot do it, for those that cannot.
     cannot: ClassVar[dict[str, str]] = ONE_PROCESS
+    #: Whether all its points can be set up before the first is measured: they take turns then.
+    together: ClassVar[bool] = False
+    #: Whether each point is measured once for nothing, before its turns.
+    warm_up: ClassVar[bool] = False
     #: Whether the bare floor can stand in for a layer.
     floor: ClassVar[bool] = False
     processes: ClassVar[int] = 2
@@ -102,6 +110,9 @@ class Workload:
     async def measure(self, team: Team, point: Point) -> Reading:
         """Do the work once. Raises CannotDo, also when a message was lost."""
         raise NotImplementedError
+
+    async def audit(self, team: Team) -> None:
+        """Look at the end whether anything came that nobody waited for. Raises CannotDo."""
 
     async def reach(self, team: Team, sender: int, receivers: Sequence[int], **to: str) -> None:
         """Send probes to a channel or a group until all that is counted is reached."""

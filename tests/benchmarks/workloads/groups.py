@@ -15,9 +15,17 @@ from tests.benchmarks.workload import Point, Reading, Workload
 class FanOut(Workload):
     """Messages to a group whose members are spread over several processes."""
 
+    together = True
+    warm_up = True
+
     def __init__(self, name: str, servers: Servers | None, scale: Scale) -> None:
         super().__init__(name, servers, scale)
         self._sent = [0] * self.processes
+
+    async def audit(self, team: Team) -> None:
+        """Each member got each message, once."""
+        for worker in range(1, self.processes):
+            await team.ask(worker, "audit", alike=True)
 
     async def _join(self, team: Team, group: str, members: int, processes: int) -> None:
         """Spread members over the first processes after the sender's, and reach them once."""
@@ -116,6 +124,7 @@ class ManyGroups(Workload):
         _groups(10_000),
         _groups(100_000, extra=False),
     )
+    warm_up = True
     #: Channels that the groups' members are spread over.
     channels: ClassVar[int] = 100
 
@@ -137,6 +146,10 @@ class ManyGroups(Workload):
         wanted = self._groups_of(point)
         await team.ask(1, "join", prefix="group_", first=self._groups, last=wanted)
         self._groups = wanted
+
+    async def audit(self, team: Team) -> None:
+        """Nothing came twice."""
+        await team.ask(1, "audit")
 
     async def measure(self, team: Team, point: Point) -> Reading:
         """Send to groups all over the range."""

@@ -91,7 +91,9 @@ class Connected(PingPong):
 
     def note(self, point: Point) -> str | None:
         """Say what stands for a process."""
-        return "The idle ones are layers of one process, each with connections of its own"
+        pool = self.name == "channels_postgres"
+        own = "a listener of its own, and one pool" if pool else "connections of its own"
+        return f"The idle ones are layers of one process, each with {own}"
 
     async def grow(self, team: Team, point: Point) -> None:
         """Add to those that are connected."""
@@ -118,6 +120,10 @@ class SyncSend(Workload):
         await team.ask(1, "count", channels=1, group="sync")
         await self.reach(team, 1, [1], group="sync")
         await self._send(team, 1)
+
+    async def audit(self, team: Team) -> None:
+        """Nothing came twice."""
+        await team.ask(1, "audit")
 
     async def measure(self, team: Team, point: Point) -> Reading:
         """Send from the same plain thread, and see what the server was asked for."""

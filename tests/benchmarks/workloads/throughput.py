@@ -28,6 +28,10 @@ class Stream(Workload):
         self._channel = (await team.ask(1, "count", channels=1))["channel"]
         await self.reach(team, 0, [1], channel=self._channel)
 
+    async def audit(self, team: Team) -> None:
+        """Nothing came twice."""
+        await team.ask(1, "audit")
+
     async def _run(self, team: Team, senders: int, each: int, size: int) -> float:
         """Return the messages received in a second."""
         begun = time.perf_counter()
@@ -91,6 +95,8 @@ def _size(row_id: str, size: int, *, extra: bool = True) -> Point:
 
 class Sizes(Stream):
     """What a message's size costs."""
+
+    together = True
 
     points = (
         _size("large_100", 100),
