@@ -60,13 +60,15 @@ async def test_sessions_are_terminated(
 async def test_a_storm_of_terminations(chaos: Chaos) -> None:
     """Whatever session comes up is ended again, again and again for a second."""
 
+    terminations = 40 if chaos.long else 15
+
     async def strike() -> None:
-        for _ in range(40 if chaos.long else 15):
+        for _ in range(terminations):
             await asyncio.to_thread(terminate, chaos)
             await asyncio.sleep(0.025)
 
-    # Each of the connections may come and go several times, for a second or more.
-    limits = Limits(gap=4.0, lines=120)
+    # Each of the two connections may come and go each time, for a second or more.
+    limits = Limits(gap=4.0, lines=4 * terminations + RECONNECTS)
     await chaos.suffer("storm of terminations", strike, chaos.times(), limits=limits)
 
 
