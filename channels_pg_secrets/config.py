@@ -53,8 +53,8 @@ _REPLACED = {
     "hosts": "is channels_redis' key; use HOST, PORT, NAME and USER, or USING",
     "connection_kwargs": "is channels_redis' key; keywords for connections go into OPTIONS",
     "serializer_format": (
-        "is channels_redis' key; messages are msgpack, which serialize() and deserialize() of a"
-        " PostgresEngine replace"
+        "is channels_redis' key; messages are msgpack, unless a PostgresEngine of your own has"
+        " another serialize() and deserialize()"
     ),
     "serializer": "is channels_redis' key; a PostgresEngine has serialize() and deserialize()",
     "random_prefix_length": "is channels_redis' key and has no counterpart; leave it out",

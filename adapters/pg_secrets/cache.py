@@ -84,7 +84,6 @@ class CredentialCache:
             self.snapshot = None
         if self._reseeds:
             self._random.seed()
-        self.listeners.after_fork()
         self.adapter.forked()
         self.reset()
 

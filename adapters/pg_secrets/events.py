@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -46,25 +45,24 @@ class Listeners:
     """Those who want to hear of events; thread-safe; a failing one harms nobody else."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._listeners: tuple[tuple[object, Listener], ...] = ()
+        # No lock: the garbage collector may run a finalizer that unsubscribes at any point of a
+        # thread that would hold it. Each change of a dict is one step for other threads.
+        self._listeners: dict[object, Listener] = {}
         self.failures = 0
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add a listener and return what removes it; removing twice is a no-op."""
         ticket = object()
-        with self._lock:
-            self._listeners += ((ticket, listener),)
+        self._listeners[ticket] = listener
 
         def unsubscribe() -> None:
-            with self._lock:
-                self._listeners = tuple(pair for pair in self._listeners if pair[0] is not ticket)
+            self._listeners.pop(ticket, None)
 
         return unsubscribe
 
     def emit(self, event: CredentialEvent) -> None:
         """Call every listener in this thread; what they raise is logged by type alone."""
-        for _, listener in self._listeners:
+        for listener in tuple(self._listeners.values()):
             try:
                 listener(event)
             except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises
@@ -74,7 +72,3 @@ class Listeners:
                     type(error).__name__,
                     event.kind,
                 )
-
-    def after_fork(self) -> None:
-        """Replace the lock, which a thread of the parent may have held."""
-        self._lock = threading.Lock()

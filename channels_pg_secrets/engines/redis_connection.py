@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, ClassVar, cast
 
@@ -15,6 +17,7 @@ from redis import exceptions
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError
 
+from channels_pg_secrets.guarded import GuardedDict
 from channels_pg_secrets.timeouts import timeout
 from pg_secrets.credentials import Credentials
 from pg_secrets.events import CredentialEvent
@@ -29,26 +32,37 @@ _ACCEPTED = (b"OK", "OK")
 _LOST = (exceptions.ConnectionError, exceptions.TimeoutError)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Logins:
-    """Where the connections of one host take their login from.
+    """Where the connections of one host take their login from. Safe from any thread.
 
-    ``user`` is meant where the credentials name none. ``patience`` is the number of seconds for
-    which a connection that was refused waits for other credentials. ``given`` says that the
-    settings have the login, so that there is no store to be asked for another.
+    ``user`` and ``password`` are meant where the credentials have none. ``patience`` is the number
+    of seconds for which a connection that was refused waits for other credentials. ``given`` says
+    that the settings have the login, so that there is no store to be asked for another.
     """
 
     source: CredentialSource
     user: str | None = None
+    password: str | None = field(default=None, repr=False)
     patience: float = 0.0
     given: bool = False
+    #: The fingerprint of the credentials that Redis took last.
+    taken: str | None = field(default=None, init=False, repr=False)
 
     def arguments(self, credentials: Credentials) -> tuple[str, ...]:
         """Return what ``AUTH`` is called with; nothing where there is no login at all."""
-        return login_arguments(credentials, self.user)
+        whole = replace(credentials, password=credentials.password or self.password)
+        return login_arguments(whole, self.user)
+
+    def accepted(self, credentials: Credentials) -> None:
+        """Note that Redis took these."""
+        self.taken = credentials.fingerprint
+        self.source.valid_until(credentials, None)
 
     def refused(self, credentials: Credentials) -> None:
         """Note that Redis refused these."""
+        if self.taken == credentials.fingerprint:
+            self.taken = None
         if self.given:
             self.source.gate.rejected(credentials.fingerprint)
         else:
@@ -75,17 +89,21 @@ class _Session:
     def __init__(self, owner: Following, credentials: Credentials) -> None:
         self.credentials = credentials
         source, loop = owner.logins.source, asyncio.get_running_loop()
-        shed, limit = weakref.WeakMethod(owner.shed), owner.idle_limit
+        look_later, process = weakref.WeakMethod(owner.look_later), os.getpid()
 
         def hear(event: CredentialEvent) -> None:
-            # In whatever thread; the loop may be closed by now.
-            if event.kind == "rotated":
+            # In whatever thread; the loop may be closed by now, and a fork's child has none of it.
+            if event.kind == "rotated" and os.getpid() == process:
                 with suppress(RuntimeError):
-                    loop.call_soon_threadsafe(loop.call_later, limit, _run, shed)
+                    loop.call_soon_threadsafe(_run, look_later)
 
         unsubscribe = source.subscribe(hear)
         # Runs also for a connection that is dropped instead of closed.
         self.end = weakref.finalize(owner, _end, source.hold(credentials), unsubscribe)
+
+    def is_of(self, credentials: Credentials | None) -> bool:
+        """Say whether this is the login with these credentials."""
+        return credentials is not None and credentials.fingerprint == self.credentials.fingerprint
 
 
 def _run(method: weakref.WeakMethod[Any]) -> None:
@@ -108,14 +126,13 @@ class Following:
     same ones are tried no more often than the source's gate admits.
 
     One that lies idle in its pool changes when it is used next. After :attr:`idle_limit` it is
-    closed, so that it does not keep the old lease for longer.
+    closed if Redis takes the new login, so that it does not keep the old lease for longer.
 
     No exception that leaves a connection carries a frame with the password. Belongs to one event
     loop, as redis-py's own connections do.
     """
 
-    #: Seconds after a rotation from which on a connection with the old login counts as idle. It
-    #: must be longer than channels_redis lets Redis wait for a message, which is 5 seconds.
+    #: Seconds without a command after which a connection counts as idle.
     idle_limit: ClassVar[float] = 10.0
 
     is_connected: bool
@@ -136,7 +153,14 @@ class Following:
         self._subscribes = False
         self._connecting = asyncio.Lock()
         self._connector: asyncio.Task[Any] | None = None
+        #: When a command was last sent or answered, and how many are being sent or answered.
+        self._used_at = time.monotonic()
+        self._using = 0
+        #: When it is looked whether this connection is idle, and the look itself.
+        self._look: asyncio.TimerHandle | None = None
         self._shedding: asyncio.Future[None] | None = None
+        #: What another connection like this one is made with.
+        self._keywords = GuardedDict({**keywords, "socket_timeout": socket_timeout})
         #: What Redis said when it refused a login last.
         self._said = "this login was refused a moment ago"
         keywords["socket_timeout"] = None
@@ -206,7 +230,16 @@ class Following:
         return response
 
     async def send_packed_command(self, *args: Any, **keywords: Any) -> None:
-        await self._in_time(super().send_packed_command(*args, **keywords))  # type: ignore[misc]
+        sending = super().send_packed_command(*args, **keywords)  # type: ignore[misc]
+        await self._in_time(sending, self._socket_timeout)
+
+    def look_later(self) -> None:
+        """Look after a while whether this connection is idle, with a login that is no more."""
+        if self._look is None:
+            # Not all at once: the first to try a login spares the others the trouble.
+            pause = self.idle_limit * random.uniform(1.0, 1.2)  # noqa: S311
+            loop, shed = asyncio.get_running_loop(), weakref.WeakMethod(self._shed)
+            self._look = loop.call_later(pause, _run, shed)
 
     def register_connect_callback(self, callback: Any) -> None:
         # Nobody else registers one: from now on only the subscriber's reader may read.
@@ -217,24 +250,26 @@ class Following:
         self._subscribes = False
         super().deregister_connect_callback(callback)  # type: ignore[misc]
 
-    def shed(self) -> None:
-        """Close a connection that lies idle with an old login."""
-        if self._session is not None and not self._subscribes:
-            self._shedding = asyncio.ensure_future(self._shed())
-
     # How --------------------------------------------------------------------------------
 
     async def _read_in_time(self, *args: Any, **keywords: Any) -> Any:
         reading = super().read_response(*args, **keywords)  # type: ignore[misc]
         # A subscriber's reader says for how long it waits itself.
-        return await (reading if keywords.get("timeout") is not None else self._in_time(reading))
+        limit = self._socket_timeout if keywords.get("timeout") is None else None
+        return await self._in_time(reading, limit)
 
-    async def _in_time(self, work: Awaitable[Any]) -> Any:
+    async def _in_time(self, work: Awaitable[Any], seconds: float | None) -> Any:
+        self._using += 1
         try:
-            async with timeout(self._socket_timeout):
+            async with timeout(seconds):
                 return await work
         except asyncio.TimeoutError:
-            late = exceptions.TimeoutError(f"no answer within {self._socket_timeout:g} seconds")
+            if seconds is None:
+                raise
+            late = exceptions.TimeoutError(f"no answer within {seconds:g} seconds")
+        finally:
+            self._using -= 1
+            self._used_at = time.monotonic()
         await self.disconnect(nowait=True)
         raise late
 
@@ -242,8 +277,7 @@ class Following:
         patience_ends = time.monotonic() + self.logins.patience
         while not self.is_connected:
             try:
-                self._admitted = await self._admit()
-                await super().connect()  # type: ignore[misc]
+                await self.connect_once()
             except AuthenticationError as error:
                 refusal = scrubbed(error)
             else:
@@ -251,6 +285,11 @@ class Following:
             if time.monotonic() >= patience_ends:
                 raise refusal
             await asyncio.sleep(_LOOK)
+
+    async def connect_once(self) -> None:
+        """Connect and log in, and wait for no other credentials. Raises what connect does."""
+        self._admitted = await self._admit()
+        await super().connect()  # type: ignore[misc]
 
     async def _admit(self) -> Credentials:
         """Return credentials that may be tried now."""
@@ -288,9 +327,7 @@ class Following:
     def _newer(self) -> Credentials | None:
         """Return what the login is to become, if Redis may be asked now; asks no store."""
         newest, session = self.logins.source.current, self._session
-        if newest is None or session is None:
-            return None
-        if newest.fingerprint == session.credentials.fingerprint:
+        if newest is None or session is None or session.is_of(newest):
             return None
         waiting = self.logins.source.gate.delay(newest.fingerprint) > 0.0
         return None if waiting else newest
@@ -312,15 +349,41 @@ class Following:
         if failure is not None and not isinstance(failure, _LOST):
             raise failure
 
-    async def _shed(self) -> None:
-        # Whoever has taken it out of the pool meanwhile has changed its login.
-        async with self._connecting:
-            newest, session = self.logins.source.current, self._session
-            if newest is None or session is None:
-                return
-            refused = self.logins.source.gate.remaining(newest.fingerprint) > 0.0
-            if newest.fingerprint != session.credentials.fingerprint and not refused:
-                await self.disconnect(nowait=True)
+    def _shed(self) -> None:
+        """Close this connection if it is idle, with a login that is no more."""
+        self._look = None
+        self._shedding = asyncio.ensure_future(self._shed_if_idle())
+
+    async def _shed_if_idle(self) -> None:
+        session, newest = self._session, self.logins.source.current
+        if session is None or session.is_of(newest):
+            return
+        if newest is not None and self._idle and await self._taken(newest):
+            async with self._connecting:
+                # Whoever has taken it out of the pool meanwhile has changed its login.
+                if self._session is session and self._idle:
+                    await self.disconnect(nowait=True)
+                    return
+        self.look_later()
+
+    @property
+    def _idle(self) -> bool:
+        return not self._using and time.monotonic() - self._used_at >= self.idle_limit
+
+    async def _taken(self, credentials: Credentials) -> bool:
+        """Say whether Redis takes a login; a connection of its own tries one that is new.
+
+        On this one the answer might be read by whoever takes it out of its pool just then.
+        """
+        if self.logins.taken != credentials.fingerprint:
+            trial = type(self)(logins=self.logins, **self._keywords)
+            try:
+                await trial.connect_once()
+            except Exception:  # noqa: BLE001 - whatever it is, the login that works is kept
+                return False
+            finally:
+                await trial.disconnect(nowait=True)
+        return self.logins.taken == credentials.fingerprint
 
     async def _ask(self, credentials: Credentials) -> None:
         self._asked = _Session(self, credentials)
@@ -341,7 +404,9 @@ class Following:
         if self._session is not None:
             self._session.end()
         self._session = session
-        self.logins.source.valid_until(session.credentials, None)
+        self.logins.accepted(session.credentials)
+        if not session.is_of(self.logins.source.current):
+            self.look_later()  # the rotation came before anybody here could hear of it
 
     def _refusal(self, credentials: Credentials) -> AuthenticationError:
         user = credentials.user or self.logins.user or "default"

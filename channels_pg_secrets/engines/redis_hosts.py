@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from channels_redis.core import RedisChannelLayer
 from redis.asyncio import connection as plain
 from redis.asyncio import sentinel
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from channels_pg_secrets.config import check_database_settings, wrong
 from channels_pg_secrets.engines.redis_connection import Logins, following
@@ -23,10 +25,24 @@ from pg_secrets.source import CredentialSource
 #: Where and as whom, in ``hosts``; ``CONFIG`` has keys of its own for these.
 _PLACE = frozenset({"address", "host", "port", "path", "db", "username", "password"})
 _SENTINEL = frozenset({"sentinels", "master_name", "sentinel_kwargs"})
+#: What each keyword of a connection has to be, where redis-py would say so only when it connects,
+#: without its name and perhaps with its value.
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "port": (lambda value: _whole(value) and 0 < int(value) < 65536, "a port number"),
+    "db": (lambda value: _whole(value), "the number of a database"),
+    "max_connections": (lambda value: _whole(value) and int(value) > 0, "a number above 0"),
+    "socket_timeout": (lambda value: _seconds(value), "a number of seconds, or None"),
+    "socket_connect_timeout": (lambda value: _seconds(value), "a number of seconds, or None"),
+    "retry": (lambda value: isinstance(value, Retry), "a redis.asyncio.retry.Retry"),
+    "master_name": (lambda value: isinstance(value, str) and bool(value), "a name"),
+    "sentinels": (lambda value: _pairs(value), "a list of pairs of host and port"),
+    "sentinel_kwargs": (lambda value: isinstance(value, Mapping), "a dict"),
+}
 _TO_REDIS = {"HOST": "host", "PORT": "port", "NAME": "db", "USER": "username"}
 #: Every wait has an end, and a receiver's must be longer than channels_redis lets Redis wait.
 _RECEIVE = float(RedisChannelLayer.brpop_timeout)
 _DEFAULTS = {"socket_connect_timeout": 5.0, "socket_timeout": _RECEIVE + 5.0}
+_SENTINEL_DEFAULTS = {"socket_connect_timeout": 5.0, "socket_timeout": 5.0}
 
 
 class GivenLogin(CredentialAdapter):
@@ -70,7 +86,7 @@ def connection_keywords(
                 hint="Leave one or the other out.",
             )
         else:
-            logins = Logins(source, user, patience)
+            logins = Logins(source, user, password, patience)
         found.append(_complete(entry, logins))
     return found
 
@@ -110,6 +126,21 @@ def _single(config: Mapping[str, Any]) -> tuple[str, GuardedDict]:
 
 def _whole(value: object) -> bool:
     return not isinstance(value, bool) and str(value).isdecimal()
+
+
+def _seconds(value: object) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None or (number and float(value) > 0)  # type: ignore[arg-type]
+
+
+def _pairs(value: object) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2 and _whole(pair[1]) for pair in value
+        )
+    )
 
 
 def _listed(config: Mapping[str, Any]) -> list[tuple[str, GuardedDict]]:
@@ -165,6 +196,16 @@ def _check_entry(where: str, entry: GuardedDict, *, core: bool) -> None:
                 " of redis-py.",
                 hint=f"Did you mean {close!r}?" if close else "",
             )
+    for key in entry.keys() & _RULES.keys():
+        right, expected = _RULES[key]
+        if not right(entry[key]):
+            raise wrong(key, entry[key], expected, where=where)
+    for key, other in (("sentinels", "master_name"), ("master_name", "sentinels")):
+        if key in entry and other not in entry:
+            raise LayerMisconfigured(
+                f"{where} has {key!r} without {other!r}.",
+                hint="A server behind Sentinel is given by both.",
+            )
     seconds = entry.get("socket_timeout")
     if core and seconds is not None and seconds <= _RECEIVE:
         raise LayerMisconfigured(
@@ -178,6 +219,10 @@ def _complete(entry: GuardedDict, logins: Logins) -> GuardedDict:
     connection_class = following(_connection_class(entry, remove=True))
     # RESP3: only there a subscribed connection may change its login.
     own = {"connection_class": connection_class, "logins": logins, "protocol": 3}
+    if "sentinels" in entry:
+        # One attempt each: the next sentinel is asked instead.
+        once = {**_SENTINEL_DEFAULTS, "retry": Retry(NoBackoff(), 0)}
+        own["sentinel_kwargs"] = GuardedDict({**once, **(entry.get("sentinel_kwargs") or {})})
     return GuardedDict({**_DEFAULTS, **entry, **own})
 
 

@@ -26,8 +26,9 @@ class RedisChannelLayer(CoreLayer):  # type: ignore[misc]
     with the next login, for at most :attr:`reconnect_budget` seconds without any answer.
     """
 
-    #: Seconds a receiver waits for a server that is away before its error is raised.
-    reconnect_budget = 10.0
+    #: Seconds a receiver waits for a server that is away before its error is raised. Longer than a
+    #: connection that is refused waits for other credentials (10), so that this is what is said.
+    reconnect_budget = 15.0
 
     async def receive_single(self, channel: str) -> Any:
         """Wait for one message to a channel of this process, or to a normal channel."""

@@ -19,6 +19,7 @@ from redis.retry import Retry
 from channels_pg_secrets.engines.redis_connection import Following
 from pg_secrets import Credentials, CredentialSource, Lease, policy
 from pg_secrets.testing.adapter import ScriptedAdapter
+from pg_secrets.testing.process import frozen
 from pg_secrets.testing.redis import RedisServer
 
 Make = Callable[..., Any]
@@ -239,6 +240,100 @@ async def test_an_idle_connection_keeps_no_user(
     await asyncio.to_thread(source.refresh)
     await until(lambda: store.revoked)
     assert await asyncio.to_thread(server.users) == []
+    source.close()
+
+
+async def test_an_idle_connection_keeps_a_login_while_the_next_is_refused(
+    server: RedisServer,
+    make: Make,
+    until: Until,
+    rules: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that works is not closed for one that Redis does not take, and is when it does."""
+    monkeypatch.setattr(Following, "idle_limit", 0.1)
+    monkeypatch.setattr(policy, "FETCH_SPACING", 0.0)
+    store = ScriptedAdapter(FIRST)
+    source = CredentialSource(store)
+    layer = make(source)
+    await layer.send("asgi-nobody", {"type": "direct"})
+    before = await asyncio.to_thread(sessions, server)
+    assert len(before) == 1
+    store.then(SECOND)
+    await asyncio.to_thread(source.refresh)
+    # Each refusal is a look at an idle connection.
+    await until(lambda: server.refusals() >= 2)
+    assert await asyncio.to_thread(sessions, server) == before
+    server.set_user("app", "second", *rules)
+    await until(lambda: not sessions(server))
+    await layer.send("asgi-nobody", {"type": "direct"})
+    assert len(await asyncio.to_thread(sessions, server)) == 1
+    source.close()
+
+
+@pytest.mark.parametrize("kind", ["core"])
+async def test_a_connection_in_use_is_not_idle(
+    server: RedisServer, make: Make, until: Until, soon: Soon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While an answer is under way no rotation closes its connection, however long it takes."""
+    monkeypatch.setattr(Following, "idle_limit", 0.1)
+    monkeypatch.setattr(policy, "FETCH_SPACING", 0.0)
+    looks: list[Following] = []
+    look = Following._shed
+
+    def noted(connection: Following) -> None:
+        looks.append(connection)
+        look(connection)
+
+    monkeypatch.setattr(Following, "_shed", noted)
+    store = ScriptedAdapter(FIRST)
+    source = CredentialSource(store)
+    layer = make(source)
+    channel = await layer.new_channel()
+    await layer.send(channel, {"type": "direct", "n": 0})
+    before = await asyncio.to_thread(sessions, server)
+    await asyncio.to_thread(server.execute, "ACL", "SETUSER", "app", ">second")
+    assert server.pid is not None
+    with frozen(server.pid):
+        sending = asyncio.create_task(layer.send(channel, {"type": "direct", "n": 1}))
+        await asyncio.sleep(0)
+        store.then(SECOND)
+        await asyncio.to_thread(source.refresh)
+        await until(lambda: len(looks) >= 3)
+    await asyncio.wait_for(sending, 10)
+    assert await asyncio.to_thread(sessions, server) == before
+    assert [(await soon(layer, channel))["n"] for _ in range(2)] == [0, 1]
+    source.close()
+
+
+@pytest.mark.parametrize("kind", ["pubsub"])
+async def test_a_subscriber_without_subscriptions_keeps_no_user(
+    server: RedisServer,
+    make: Make,
+    until: Until,
+    soon: Soon,
+    rules: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody reads there when the last consumer has left; it is closed, and the next one served."""
+    monkeypatch.setattr(Following, "idle_limit", 0.2)
+    store = UsersOnLease(server, rules)
+    source = CredentialSource(store)
+    layer = make(source)
+    channel = await layer.new_channel()
+    leaving = asyncio.create_task(layer.receive(channel))
+    await until(lambda: subscribed(server, channel))
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    await until(lambda: not subscribed(server, channel))
+    await asyncio.to_thread(source.refresh)
+    await until(lambda: store.revoked)
+    assert "v-1" not in await asyncio.to_thread(server.users)
+    channel = await layer.new_channel()
+    receiving: asyncio.Future[Any] = asyncio.ensure_future(soon(layer, channel))
+    await until(lambda: subscribed(server, channel))
+    await layer.send(channel, {"type": "direct"})
+    assert await receiving == {"type": "direct"}
     source.close()
 
 

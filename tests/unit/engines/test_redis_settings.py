@@ -114,7 +114,11 @@ def test_every_form_of_a_server_is_taken(config: dict[str, Any], expected: dict[
     """What is documented arrives as redis-py's keywords, beside our own."""
     found = keywords(**config)
     ours = {"connection_class", "logins", "protocol", "socket_timeout", "socket_connect_timeout"}
+    patient = found.pop("sentinel_kwargs", None)
     assert {key: value for key, value in found.items() if key not in ours} == expected
+    assert (patient is None) == ("sentinels" not in expected)
+    if patient is not None:
+        assert (patient["socket_timeout"], patient["socket_connect_timeout"]) == (5.0, 5.0)
     assert found.keys() >= ours
 
 
@@ -147,6 +151,16 @@ def test_tls_is_used_where_it_is_asked_for(config: dict[str, Any], base: type[An
         ({"hosts": ["redis://:canary@r"], "CREDENTIALS": ENV}, "login of its own"),
         ({"HOST": "/run/redis.sock", "PORT": 6379}, "HOST is the path"),
         ({"OPTIONS": {"socket_timeout": 5}}, "socket_timeout of 5 seconds"),
+        ({"OPTIONS": {"socket_timeout": "20"}}, "OPTIONS key 'socket_timeout' must be a number"),
+        ({"OPTIONS": {"max_connections": "five"}}, "'max_connections' must be a number above 0"),
+        ({"OPTIONS": {"retry": 3}}, "'retry' must be a redis.asyncio.retry.Retry"),
+        ({"hosts": [{"port": "canary"}]}, r"hosts\[0\] key 'port' must be a port number"),
+        ({"hosts": [("r", 0)]}, "'port' must be a port number"),
+        ({"hosts": [{"db": -1}]}, "'db' must be the number of a database"),
+        ({"hosts": [{"sentinels": [("s", 1)]}]}, "'sentinels' without 'master_name'"),
+        ({"hosts": [{"master_name": "m"}]}, "'master_name' without 'sentinels'"),
+        ({"hosts": [{"sentinels": "canary", "master_name": "m"}]}, "a list of pairs"),
+        ({"hosts": [{"sentinels": [("s", "canary")], "master_name": "m"}]}, "a list of pairs"),
         ({"LAYER": "pubsub", "capacity": 5}, "'capacity' means nothing"),
         ({"LAYER": "pubsub", "expiry": 5}, "'expiry' means nothing"),
     ],

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -28,6 +31,31 @@ def test_failing_listener_harms_nobody(
     assert source.stats()["listener_failures"] == 1
     assert "ValueError" in caplog.text
     assert "canary" not in caplog.text
+
+
+def test_a_finalizer_may_unsubscribe_at_any_point(make_source: MakeSource) -> None:
+    """The garbage collector runs it in whatever thread, whatever that is doing just then."""
+    source = make_source(ScriptedAdapter())
+
+    class Dropped:
+        def __init__(self) -> None:
+            self.itself = self
+            weakref.finalize(self, source.subscribe(lambda event: None))
+
+    def churn() -> None:
+        for _ in range(2000):
+            Dropped()
+            source.subscribe(lambda event: None)()
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        churning = threading.Thread(target=churn, daemon=True)
+        churning.start()
+        churning.join(20)
+    finally:
+        gc.set_threshold(*before)
+    assert not churning.is_alive()
 
 
 def test_unsubscribed_listener_hears_nothing(make_source: MakeSource) -> None:
