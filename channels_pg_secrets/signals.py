@@ -30,10 +30,12 @@ rotated = Signal()
 #: were read from the tables.
 replayed = Signal()
 
-#: So many ``messages`` were dropped in this process since the last time, for one ``reason``:
+#: So many ``messages`` were dropped in this process, or at normal channels in groups that it sent
+#: to, since the last time, for one ``reason``:
 #: ``"over_capacity"``, ``"expired"`` or ``"unreadable"``.
 dropped = Signal()
 
-#: So many ``channels`` of this process have filled up since the last time. ``channel`` is the one
+#: So many ``channels`` of this process have filled up since the last time, and normal channels did
+#: not take what it sent to their groups; at most 1000 are told apart. ``channel`` is the one
 #: that cost most, and ``messages`` how many were dropped at all of them.
 over_capacity = Signal()

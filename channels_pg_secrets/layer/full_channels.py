@@ -78,6 +78,13 @@ class FullChannels:
             self._names.clear()
             self._dirty = self.changed = True
 
+    def sweep(self) -> None:
+        """Have it written once more if it is not known what the row holds, as after a refusal."""
+        with self._lock:
+            if self._stored is None and not self._in_flight:
+                self._dirty = self.changed = True
+        self.tell()
+
     def tell(self) -> None:
         """Have it written if anything changed. Not while a lock is held that others wait for."""
         if self.changed:
@@ -121,7 +128,7 @@ class FullChannels:
                 self._doubt()
 
         def refused(error: Exception) -> None:
-            # The next change tries again; until then senders go on as before.
+            # The next change tries again, or the next sweep: it is no passing error.
             logger.error("Other processes could not be told which channels are full: %s", error)
             with self._lock:
                 self._in_flight = False

@@ -222,7 +222,7 @@ class Mailboxes:
                     self._wake(box, None, running_loop(), elsewhere)
                 self._forget_if_empty(channel, box)
         settle(elsewhere, None)
-        self.full.tell()
+        self.full.sweep()
 
     def clear(self) -> None:
         """Drop all messages; those who wait go on waiting."""

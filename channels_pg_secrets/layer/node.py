@@ -191,6 +191,7 @@ class Node:
     def close(self) -> None:
         """End the home for good; whoever still waits for anything is told so."""
         self.homes.close()
+        self.health.sweep(self.mailboxes.full.lately())
         error = layer_closed()
         self._fail_late(time.monotonic(), error)
         self.mailboxes.close(error)

@@ -7,7 +7,6 @@ when the layer is idle, and a commit is shared when it is busy.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from channels_pg_secrets.errors import ChannelLayerUnavailable
 from channels_pg_secrets.layer import statements
 from channels_pg_secrets.layer.call import Call, Job
+from channels_pg_secrets.layer.complaints import Complaints
 from channels_pg_secrets.layer.wire import Rows, Wire, WireLost
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from channels_pg_secrets.layer.outbox import Batch, Outbox
     from channels_pg_secrets.layer.peers import Peers
     from channels_pg_secrets.layer.tenure import Tenure
-
-logger = logging.getLogger("channels_pg_secrets.layer")
 
 # What passes by itself: serialization and deadlock, resources, a full NOTIFY queue, a lock's
 # time-out, a cancel.
@@ -59,6 +57,7 @@ class Publisher:
         self._refusals: dict[Job, int] = {}
         #: Jobs that wait before they try again.
         self._paused: set[Job] = set()
+        self._complaints = Complaints()
 
     def hold(self) -> None:
         """Send nothing until :meth:`release`; what is in flight goes on."""
@@ -140,8 +139,8 @@ class Publisher:
     def _back_off(self, job: Job, error: Exception) -> None:
         """Let a job wait before its next statement; the others go on."""
         # A pause for all would be as long as that of the worst, and end with the others' success.
-        if not self._refusals:
-            logger.warning("The database refuses work for now: %s", str(error).partition("\n")[0])
+        reason = str(error).partition("\n")[0]
+        self._complaints.warn("refused", "The database refuses work for now: %s", reason)
         refusals = self._refusals.get(job, 0)
         self._refusals[job] = min(refusals + 1, 10)
         self._paused.add(job)

@@ -34,6 +34,7 @@ DECLARE
     v_body text;
     v_seq bigint;
     v_woken text[] := '{}';
+    v_refused text[] := '{}';
     r record;
 BEGIN
     IF NOT v_queues THEN
@@ -108,7 +109,7 @@ BEGIN
                 PERFORM FROM @schema@.channels_pg_secrets_node n WHERE n.id = r.node;
             END IF;
             IF NOT FOUND THEN
-                refused := concat_ws(',', nullif(refused, ''), r.ord);
+                v_refused := v_refused || r.ord::text;
             END IF;
         END LOOP;
         FOR r IN
@@ -178,10 +179,12 @@ BEGIN
                     v_woken := v_woken || r.channel;
                 END IF;
             ELSE
-                refused := concat_ws(',', nullif(refused, ''),
-                                     CASE WHEN r.direct THEN r.ord::text ELSE r.ord || ':' || r.channel END);
+                v_refused := v_refused || CASE WHEN r.direct THEN r.ord::text ELSE r.ord || ':' || r.channel END;
             END IF;
         END LOOP;
+    END IF;
+    refused := concat_ws(',', nullif(refused, ''), nullif(array_to_string(v_refused, ','), ''));
+    IF NOT v_skip_queue THEN
         PERFORM @schema@.channels_pg_secrets_wake_v1(p_prefix, v_woken);
         IF v_queues THEN
             INSERT INTO @schema@.channels_pg_secrets_sent AS s (sender, base, refused) VALUES (p_sender, p_base, refused)
@@ -495,10 +498,15 @@ BEGIN
     FROM @schema@.channels_pg_secrets_state s
     WHERE s.incarnation = p_incarnation AND n.id = p_node AND n.full_version < p_version;
     status := CASE WHEN FOUND THEN 0 ELSE 1 END;
-    -- Locked before it is looked at, or of two that come at once neither would see the other.
-    PERFORM FROM @schema@.channels_pg_secrets_state FOR UPDATE;
-    UPDATE @schema@.channels_pg_secrets_state s SET refusing = (
-        EXISTS (SELECT FROM @schema@.channels_pg_secrets_node n WHERE n.full_channels IS NOT NULL));
+    -- The mark that somebody refuses is set here, and taken away by the next sweep: each change leaves
+    -- a version of the row that all who send have to pass.
+    IF p_channels <> '{}' THEN
+        -- Locked until the end, or a sweep would not see what is written above. And not for long: all
+        -- that the caller sends waits behind it, and somebody's sweep may take a while.
+        PERFORM set_config('lock_timeout', '50ms', true);
+        PERFORM FROM @schema@.channels_pg_secrets_state FOR UPDATE;
+        UPDATE @schema@.channels_pg_secrets_state SET refusing = true WHERE NOT refusing;
+    END IF;
 END $$;
 
 -- Registers a node as reader of a normal channel. Waits for senders in flight (see enqueue), so

@@ -21,12 +21,14 @@ import pytest
 from django.conf import settings
 
 from channels_pg_secrets.engines import PostgresEngine
+from channels_pg_secrets.layer import homes
 from channels_pg_secrets.layer.channel_layer import PostgresChannelLayer
 from channels_pg_secrets.management.grants import Grants
 from channels_pg_secrets.sql import install
 from pg_secrets.source import CredentialSource
 from pg_secrets.testing.database import FreshDatabase, Login
 from pg_secrets.testing.postgres import PostgresServer
+from pg_secrets.testing.proxy import FaultProxy
 
 if not settings.configured:
     _module = runpy.run_path(str(Path(__file__).parents[2] / "settings.py"))
@@ -173,6 +175,19 @@ async def own_layers(own_database: FreshDatabase) -> AsyncIterator[Layers]:
     made = Layers(own_database)
     yield made
     await made.close()
+
+
+@pytest.fixture
+def home_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that only sends does not become home: on a slow machine it would during the fault."""
+    monkeypatch.setattr(homes, "FIRST_TRIAL", 3600.0)
+
+
+@pytest.fixture
+def proxy(layers: Layers, home_stays: None) -> Iterator[FaultProxy]:
+    """Between a layer and its server."""
+    with FaultProxy(layers.database.server.port) as fault_proxy:
+        yield fault_proxy
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from channels.exceptions import ChannelFull
 
@@ -33,13 +34,6 @@ EMPTY = (
     " channels_pg_secrets_reader, channels_pg_secrets_message_0, channels_pg_secrets_message_1,"
     " channels_pg_secrets_message_2, channels_pg_secrets_epoch"
 )
-
-
-@pytest.fixture
-def proxy(layers: Layers) -> Iterator[FaultProxy]:
-    """Between a layer and its server."""
-    with FaultProxy(layers.database.server.port) as fault_proxy:
-        yield fault_proxy
 
 
 def marked(layers: Layers, layer: PostgresChannelLayer) -> list[str]:
@@ -384,3 +378,53 @@ async def test_filling_and_draining_under_faults_leaves_no_mark(
         task.cancel()
     assert refusals > 0
     assert marked(layers, there) == []
+
+
+async def test_a_statement_that_fails_once_leaves_no_channel_full(
+    own_layers: Layers, soon: Soon, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server would not write when a channel was drained is written with a later sweep."""
+    monkeypatch.setattr(supervisor, "HEARTBEAT", 0.3)
+    here, there = own_layers(), own_layers(capacity=10)
+    channel = await there.new_channel()
+    await fill(here, channel)
+    database = own_layers.database
+    database.execute(
+        "CREATE SEQUENCE tries; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
+        " SECURITY DEFINER AS $$ BEGIN PERFORM nextval('public.tries');"
+        " RAISE EXCEPTION 'a disk that fails' USING ERRCODE = 'io_error'; END $$"
+    )
+    database.execute(
+        "CREATE TRIGGER refuse BEFORE UPDATE OF full_channels ON channels_pg_secrets_node"
+        " FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    for _ in range(10):
+        await soon(there, channel)
+    tries = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM tries"
+    await eventually(lambda: database.execute(tries)[0][0] >= 1)
+    database.execute("DROP FUNCTION refuse() CASCADE")
+    await eventually(lambda: accepted(here, channel), 5)
+    assert marked(own_layers, there) == []
+
+
+async def test_a_sweep_that_takes_long_holds_up_no_message(
+    own_layers: Layers, eventually: Eventually
+) -> None:
+    """While somebody holds the state's row a full channel is told later, and all else is sent."""
+    here, there = own_layers(), own_layers(capacity=10)
+    full, free = await here.new_channel(), await there.new_channel()
+    await there.send(full, {"type": "test"})
+    await here.send(free, {"type": "test"})
+    database = own_layers.database
+    with psycopg.connect(**database.connection_params()) as sweep:
+        sweep.execute("SELECT FROM channels_pg_secrets_state FOR UPDATE")
+        for _ in range(100):
+            await there.send(full, {"type": "test"})
+        await eventually(lambda: here.stats()["full_channels"] == 1)
+        began = time.monotonic()
+        for _ in range(5):
+            await asyncio.wait_for(here.send(free, {"type": "test"}), 3)
+        assert marked(own_layers, here) == []
+        sweep.rollback()
+    assert time.monotonic() - began < 5
+    await fill(there, full)

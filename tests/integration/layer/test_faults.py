@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -50,13 +50,6 @@ async def user(layers: Layers) -> AsyncIterator[Connection]:
     params = layers.database.connection_params(layers.login)
     async with await psycopg.AsyncConnection.connect(**params) as connection:
         yield connection
-
-
-@pytest.fixture
-def proxy(layers: Layers) -> Iterator[FaultProxy]:
-    """Between a layer and its server."""
-    with FaultProxy(layers.database.server.port) as fault_proxy:
-        yield fault_proxy
 
 
 @asynccontextmanager

@@ -96,13 +96,6 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def proxy(layers: Layers) -> Iterator[FaultProxy]:
-    """Between a layer and its server."""
-    with FaultProxy(layers.database.server.port) as fault_proxy:
-        yield fault_proxy
-
-
-@pytest.fixture
 def behind(layers: Layers, proxy: FaultProxy) -> PostgresChannelLayer:
     """A layer behind the proxy."""
     engine = PostgresEngine({**layers.settings(), "PORT": proxy.port})
@@ -234,6 +227,18 @@ async def test_a_full_normal_channel_in_a_group_is_told_of(
     assert sum(what["messages"] for what in over) == 8
     assert [(await soon(there, "work"))["n"] for _ in range(5)] == list(range(5))
     assert there.stats()["dropped"] == 0
+
+
+async def test_what_was_dropped_last_is_logged_by_close(
+    layers: Layers, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A sender that lives for a moment only says what its group's normal channels did not take."""
+    brief = layers(capacity=1)
+    await brief.group_add("group", "work")
+    for _ in range(3):
+        await brief.group_send("group", {"type": "test"})
+    await brief.close()
+    assert "2 messages were dropped at 1 channels over capacity; most (2) at work" in caplog.text
 
 
 async def test_what_is_sent_again_is_not_dropped_again(

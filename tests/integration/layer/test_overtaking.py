@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
 
 #: Bytes of a message that takes its receiver a moment to fetch.
 LARGE = 8_000_000
-
-
-@pytest.fixture
-def proxy(layers: Layers) -> Iterator[FaultProxy]:
-    """Between a layer and its server."""
-    with FaultProxy(layers.database.server.port) as fault_proxy:
-        yield fault_proxy
 
 
 def behind(proxy: FaultProxy, layers: Layers) -> PostgresChannelLayer:

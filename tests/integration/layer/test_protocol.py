@@ -52,7 +52,7 @@ async def layers(installed: FreshDatabase, proxy: FaultProxy) -> AsyncIterator[L
 
 
 @pytest.fixture
-def proxy(installed: FreshDatabase) -> Iterator[FaultProxy]:
+def proxy(installed: FreshDatabase, home_stays: None) -> Iterator[FaultProxy]:
     """Between a layer and its server."""
     with FaultProxy(installed.server.port) as fault_proxy:
         yield fault_proxy
