@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
@@ -103,6 +102,8 @@ class NormalChannels:
         self._unsettled = Settlement()
         self._in_flight: Settlement | None = None
         self._look_for_lost = False
+        #: The number of the latest claim.
+        self._latest_claim = 0
         #: Claims whose rows were deleted.
         self._settled: OrderedDict[tuple[int, int], None] = OrderedDict()
         self._leaving = False
@@ -259,7 +260,8 @@ class NormalChannels:
         reader.busy = True
         reader.hopeful = False
         wanted = min(len(reader.waiters), _CLAIMS)
-        claim = secrets.randbits(62)
+        self._latest_claim += 1
+        claim = self._latest_claim
         taken = self._in_flight = self._unsettled.take_done()
 
         def claimed(rows: Rows) -> bool:
@@ -375,4 +377,5 @@ class NormalChannels:
         def refused(error: Exception) -> None:
             pass  # the heartbeat's own look finds it
 
-        return Call(statements.CLAIMS, (identity.node,), found, again, refused)
+        values = (identity.node, self._latest_claim + 1)
+        return Call(statements.CLAIMS, values, found, again, refused)

@@ -185,7 +185,7 @@ CLAIM = Statement(
     ("text", "int8", "text", "int8", "int4", "int8[]", "int8[]"),
     (int8, raw, raw),
 )
-CLAIMS = Statement("claims", ("int8",), (int8, text, int8))
+CLAIMS = Statement("claims", ("int8", "int8"), (int8, text, int8))
 SETTLE = Statement("settle", ("int8", "int8[]", "int8[]", "int8[]", "int8[]", "text[]"))
 FLUSH = Statement("flush", ("text", "int8"), (int8,))
 ASK = Statement("ask", ("text", "int8", "text", "text", "float8"), (int8,))

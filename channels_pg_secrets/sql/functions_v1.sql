@@ -539,6 +539,12 @@ CREATE FUNCTION channels_pg_secrets_claim_v1(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
 BEGIN
+    -- A ghost, whose node has another connection since, must not take what that is about to claim: the
+    -- node would find it late, after its successors (see claims).
+    PERFORM pg_advisory_xact_lock_shared(~p_node);
+    IF p_claim < (SELECT n.claims_from FROM @schema@.channels_pg_secrets_node n WHERE n.id = p_node) THEN
+        RETURN;
+    END IF;
     PERFORM @schema@.channels_pg_secrets_delete_v1(p_node, p_done, p_done_claims);
     FOR i IN 1 .. p_count LOOP
         SELECT q.id, q.body, q.blob INTO id, body, blob FROM @schema@.channels_pg_secrets_queue q
@@ -557,12 +563,20 @@ BEGIN
     END LOOP;
 END $$;
 
--- What a node has claimed, to find claims whose reply was lost.
-CREATE FUNCTION channels_pg_secrets_claims_v1(p_node bigint)
+-- What a node has claimed, to find claims whose reply was lost. Those before the number p_from that
+-- have not been carried out yet will not be: one that is being carried out is waited for.
+CREATE FUNCTION channels_pg_secrets_claims_v1(p_node bigint, p_from bigint)
 RETURNS TABLE (id bigint, channel text, claim bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT q.id, q.channel, q.claim FROM @schema@.channels_pg_secrets_queue q WHERE q.claimed_by = p_node;
-$$;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM set_config('lock_timeout', '200ms', true);  -- all that the node sends waits behind it
+    PERFORM pg_advisory_xact_lock(~p_node);
+    UPDATE @schema@.channels_pg_secrets_node n SET claims_from = p_from
+    WHERE n.id = p_node AND n.claims_from < p_from;
+    RETURN QUERY SELECT q.id, q.channel, q.claim FROM @schema@.channels_pg_secrets_queue q
+    WHERE q.claimed_by = p_node;
+END $$;
 
 -- Deletes what was handed over, gives back what was not, and takes the node's name off the channels
 -- that it does not read any more.

@@ -47,6 +47,8 @@ CREATE UNLOGGED TABLE channels_pg_secrets_node (
     -- of the latest statement about them, as for "written".
     full_channels text[],
     full_version  bigint NOT NULL DEFAULT 0,
+    -- The number of its first claim that counts: one of an earlier connection that arrives yet does not.
+    claims_from   bigint NOT NULL DEFAULT 0,
     -- Random, made for each registration: one that comes again finds its row, or another that is new.
     entry         bigint NOT NULL
 ) WITH (fillfactor = 50);

@@ -29,8 +29,9 @@ class FaultProxy:
         self._abandoned: list[socket.socket] = []
         self._swallowed: set[socket.socket] = set()
         self._swallowing = False
-        self._requests = threading.Event()
-        self._answers = threading.Event()
+        #: Gates of the connections that are made from now on, and those that are kept shut.
+        self._requests, self._answers = threading.Event(), threading.Event()
+        self._held: list[threading.Event] = []
         self.release()
         self._lock = threading.Lock()
         self._listen()
@@ -48,10 +49,19 @@ class FaultProxy:
         self._requests.clear()
         self._answers.clear()
 
-    def release(self) -> None:
-        """Let everything pass again, also what was kept."""
+    def hold_open(self) -> None:
+        """Keep everything of the connections that are open; new ones pass meanwhile."""
+        self.hold()
+        self._held += [self._requests, self._answers]
+        self._requests, self._answers = threading.Event(), threading.Event()
         self._requests.set()
         self._answers.set()
+
+    def release(self) -> None:
+        """Let everything pass again, also what was kept."""
+        for gate in (self._requests, self._answers, *self._held):
+            gate.set()
+        self._held.clear()
 
     def refuse(self) -> None:
         """Refuse new connections; those that are open stay."""

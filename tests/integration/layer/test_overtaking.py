@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from channels_pg_secrets.engines import PostgresEngine
-from channels_pg_secrets.layer import listener, node, supervisor
+from channels_pg_secrets.layer import listener, node, statements, supervisor
 from channels_pg_secrets.layer.channel_layer import PostgresChannelLayer
 from channels_pg_secrets.layer.item import message_item
 from channels_pg_secrets.layer.supervisor import Supervisor
@@ -330,3 +330,35 @@ async def test_catching_up_goes_on_where_a_connection_ended(
         ended = await eventually(lambda: database.execute(catching_up, (database.name,)))
         database.execute("SELECT pg_terminate_backend(%s)", ended[0])
     assert await soon(layer, channel) == {"type": "kept"}
+
+
+async def test_a_late_ghost_of_a_claim_takes_nothing(
+    layers: Layers, proxy: FaultProxy, soon: Soon, eventually: Eventually
+) -> None:
+    """A claim that arrives when its node has another connection does not pass messages by."""
+    sender, worker, database = layers(), behind(proxy, layers), layers.database
+    await at_rest(worker, eventually)
+    await sender.send("work", {"type": "test", "n": 0})
+    assert (await soon(worker, "work"))["n"] == 0  # the claim is prepared from now on
+    wire = supervisor_of(worker).publisher.wire
+    assert wire is not None
+    await eventually(lambda: wire.idle and not worker._here().normal_channels.unsettled)
+    proxy.hold_open()
+    receiving: asyncio.Future[Any] = asyncio.ensure_future(soon(worker, "work"))
+    await eventually(lambda: wire._current is not None and wire._current[0] is statements.CLAIM)
+    for link in supervisor_of(worker)._links:
+        assert link.wire is not None
+        link.wire.abandon(WireLost("given up"))
+    for number in (1, 2, 3):
+        await sender.send("work", {"type": "test", "n": number})
+    assert (await receiving)["n"] == 1
+    backends = "SELECT count(*) FROM pg_stat_activity WHERE usename = %s"
+    assert database.execute(backends, (layers.login.user,))[0][0] > 4
+    proxy.release()
+    # The sessions that nobody has any more end when they have done what was sent to them.
+    await eventually(lambda: database.execute(backends, (layers.login.user,)) == [(4,)])
+    claimed = (
+        "SELECT count(*) FROM channels_pg_secrets_queue WHERE prefix = %s AND claim IS NOT NULL"
+    )
+    await eventually(lambda: database.execute(claimed, (layers.prefix,)) == [(0,)], 1.0)
+    assert [(await soon(worker, "work"))["n"] for _ in range(2)] == [2, 3]
