@@ -191,19 +191,17 @@ class Chaos:
         async with self.load(fault, **options) as load:
             await load.strike(strike, times)
 
-    def tell(self, fault: str, *, times: int, sent: int, lost: int, duplicated: int) -> None:
-        """Enter a fault that struck without a load into the report."""
-        delivered = sent - lost + duplicated
-        row = Row(self._kind, fault, times, sent, delivered, lost=lost, duplicated=duplicated)
-        self._tell(row)
+    def tell(self, fault: str, **counted: Any) -> None:
+        """Enter a fault that struck without a load into the report; see :class:`Row`."""
+        self._tell(Row(self._kind, fault, self.times(), **counted))
 
     def _tell(self, row: Row) -> None:
         self._record("server", self._version())
         self._record("chaos", row.to_dict())
 
-    def _queued(self) -> int:
-        query = "SELECT count(*) FROM channels_pg_secrets_queue WHERE prefix = %s"
-        return int(self.database.execute(query, (self.place.prefix,))[0][0])
+    def _queued(self) -> set[int]:
+        query = "SELECT id FROM channels_pg_secrets_queue WHERE prefix = %s"
+        return {row for (row,) in self.database.execute(query, (self.place.prefix,))}
 
     def _version(self) -> str:
         return str(self.database.server.execute("SHOW server_version")[0][0]).split()[0]

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from pg_secrets.testing.database import Login
 from pg_secrets.testing.openbao import LastingOpenBaoServer, OpenBaoServer
 from pg_secrets.testing.proxy import FaultProxy
 from pg_secrets.testing.secrets_engine import DatabaseSecretsEngine
-from tests.chaos.load import Limits
+from tests.chaos.load import Limits, Load
 
 if TYPE_CHECKING:
     from tests.chaos.conftest import Chaos
@@ -73,7 +74,14 @@ async def test_another_user_every_second(chaos: Chaos, secret: SecretFile) -> No
         await _until(lambda: chaos.place.backends(before.user) == 0)
         chaos.database.execute(f'DROP ROLE "{before.user}"')
 
-    await chaos.suffer("rotation every second", strike, chaos.times(), config=secret.config(chaos))
+    # Nobody should notice, and no connection ends before the next one serves.
+    limits, config = replace(chaos.unnoticed, lines=4), secret.config(chaos)
+    async with chaos.load("rotation every second", config, limits=limits) as load:
+        await load.strike(strike, chaos.times())
+        for name in load.members:
+            stats = (await load("usage", name))["stats"]
+            assert stats["disconnects"] == 0
+            assert stats["hand_overs"] >= 2 * chaos.times()
 
 
 @pytest.mark.long_form
@@ -190,8 +198,11 @@ async def test_leases_are_revoked(chaos: Chaos, secrets_engine: DatabaseSecretsE
     """All leases are revoked: the sessions end with them, and the roles are gone."""
 
     async def strike() -> None:
+        before = sessions.users()
         await asyncio.to_thread(secrets_engine.revoke_leases, "lasting")
+        await _until(lambda: not before & sessions.users())
 
+    sessions = LeasedSessions(chaos)
     config = vault_config(chaos, secrets_engine, "lasting")
     await chaos.suffer("leases revoked", strike, chaos.times(), config=config)
 
@@ -279,21 +290,31 @@ async def suffer_trouble(chaos: Chaos, engine: DatabaseSecretsEngine, trouble: A
         address = f"http://127.0.0.1:{proxy.port}"
         config = vault_config(chaos, engine, "short", ADDRESS=address)
         sessions = LeasedSessions(chaos)
+        # Beside the fault's own lines those of one rotation after the other.
+        limits = Limits(lines=16)
+        async with chaos.load(f"Vault {trouble.__name__}", config, limits=limits) as load:
 
-        async def strike() -> None:
-            async with trouble(engine, proxy):
-                await asyncio.sleep(LASTS / 2)
-                sessions.terminate()
-                await asyncio.sleep(LASTS / 2)
+            async def strike() -> None:
+                async with trouble(engine, proxy):
+                    for name in load.members:
+                        await load("ask_the_store", name)
+                    await asyncio.sleep(LASTS / 2)
+                    sessions.terminate()
+                    await asyncio.sleep(LASTS / 2)
+                for name in load.members:
+                    await asked_in_vain(load, name)
 
-        await chaos.suffer(
-            f"Vault {trouble.__name__}",
-            strike,
-            chaos.times(),
-            config=config,
-            # Beside the fault's own lines those of one rotation after the other.
-            limits=Limits(lines=16),
-        )
+            await load.strike(strike, chaos.times())
+
+
+async def asked_in_vain(load: Load, name: str) -> None:
+    """See that a process asked the store in each trouble there was, and got no answer then."""
+    until = time.monotonic() + 20.0
+    while len(asked := await load("asked", name)) <= load.strikes:
+        assert time.monotonic() < until, f"{name} did not ask"
+        await asyncio.sleep(0.02)
+    seconds, error = asked[-1]
+    assert error or seconds > LASTS / 2, "the store answered as if there was no trouble"
 
 
 @pytest.mark.parametrize(
@@ -348,14 +369,20 @@ async def test_vault_is_in_trouble_for_a_minute(
 
 @pytest.mark.long_form
 async def test_the_clock_is_set(chaos: Chaos, secrets_engine: DatabaseSecretsEngine) -> None:
-    """The wall clock of a process jumps by two hours, beyond its lease's end, and back again."""
-    config = vault_config(chaos, secrets_engine, "lasting")
-    steps = [7200.0, 0.0, -7200.0, 0.0]
-    async with chaos.load("wall clock set by 2 h", config) as load:
+    """The wall clock of a process jumps beyond its lease's end, and back again; sessions end."""
+    config, sessions = vault_config(chaos, secrets_engine, "lasting"), LeasedSessions(chaos)
+    async with chaos.load("wall clock set by hours", config) as load:
 
         async def strike() -> None:
-            step = steps[load.strikes % len(steps)]
+            # Further each time: a login that was made at two o'clock is good at two o'clock.
+            far = 7200.0 * (1 + load.strikes // 4)
+            step = [far, 0.0, -7200.0, 0.0][load.strikes % 4]
             for name in load.members:
                 await load("step_clock", name, step)
+            before = sessions.users()
+            sessions.terminate()
+            await load.whole()
+            # Whoever has to log in looks at the clock: the lease has ended, or has not.
+            assert (before & sessions.users() == set()) == (step == far)
 
         await load.strike(strike, chaos.times(short=2))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from channels_pg_secrets.engines.serialization import deserialize
+from channels_pg_secrets.layer.item import decode_item
 from channels_pg_secrets.layer.supervisor import HEARTBEAT, STALE
 from pg_secrets.testing.process import frozen
 from tests.chaos.ledger import Deliveries, Sent
@@ -29,7 +31,7 @@ SILENCE = """
     WHERE prefix = %s AND NOT to_hex(id) = ANY(%s)
 """
 #: As if somebody had been there to hear them for all that time.
-CLAIMED = "SELECT count(*) FROM channels_pg_secrets_queue WHERE to_hex(claimed_by) = ltrim(%s, '0')"
+CLAIMED = "SELECT id, body FROM channels_pg_secrets_queue WHERE to_hex(claimed_by) = ltrim(%s, '0')"
 AWAKE = "UPDATE channels_pg_secrets_state SET awake = awake - interval '1 hour'"
 
 
@@ -87,7 +89,9 @@ async def test_workers_are_killed(chaos: Chaos, tmp_path: Path) -> None:
             while chaos.place.backends(chaos.place.login.user) > 2 * len(load.members):
                 assert time.monotonic() < until, "a dead process's sessions do not end"
                 await asyncio.sleep(0.02)
-            load.buried += chaos.database.execute(CLAIMED, (node,))[0][0]
+            for row, body in chaos.database.execute(CLAIMED, (node,)):
+                message = deserialize(decode_item(body.encode()).body or b"")
+                load.buried[row] = (message["from"], message["to"]), message["n"]
             load.estates += estate(tmp_path / name, name)
 
         await load.strike(strike, count)
@@ -149,9 +153,11 @@ async def test_the_home_loop_ends(chaos: Chaos, how: str) -> None:
     destinations = DESTINATIONS if how == "closed" else NUMBERED
 
     async def strike() -> None:
+        await load.at_home("b", "c")
         await asyncio.gather(*(load("move_home", name, how) for name in ("b", "c")))
 
-    async with chaos.load(f"home loop {how}", apart=True, destinations=destinations) as load:
+    fault, senders = f"home loop {how}", ("a",)
+    async with chaos.load(fault, senders=senders, destinations=destinations) as load:
         await load.strike(strike, chaos.times())
 
 
@@ -159,10 +165,11 @@ async def test_the_home_loop_is_blocked(chaos: Chaos) -> None:
     """The loop in which two processes receive does something else for longer than home waits."""
 
     async def strike() -> None:
+        await load.at_home("b", "c")
         await asyncio.gather(*(load("block", name, 1.5) for name in ("b", "c")))
 
-    limits = Limits(gap=3.5)
-    async with chaos.load("home loop blocked for 1.5 s", limits=limits, apart=True) as load:
+    fault, limits = "home loop blocked for 1.5 s", Limits(gap=3.5, least_gap=1.0)
+    async with chaos.load(fault, limits=limits, senders=("a",)) as load:
         await load.strike(strike, chaos.times())
 
 

@@ -14,6 +14,7 @@ from channels_pg_secrets.layer.outbox import KEEP_SECONDS
 from channels_pg_secrets.layer.supervisor import HEARTBEAT
 from pg_secrets.testing.postgres import StopMode, find_binaries
 from pg_secrets.testing.proxy import FaultProxy
+from tests.chaos.ledger import Deliveries, Ledger, Sent
 from tests.chaos.load import DESTINATIONS, NUMBERED, SETTLE, Limits
 from tests.chaos.servers import Couple
 from tests.integration.layer.conftest import Layers, migrate
@@ -29,6 +30,8 @@ LISTENS = "query ~ 'LISTEN|backlog|blob|session_user'"
 #: The log lines of a process whose two connections are lost and come again: two each, and the
 #: reasons for which they cannot come yet.
 RECONNECTS = 8.0
+#: Seconds after which what was sent again by mistake would have come.
+LATER = 0.5
 
 
 def terminate(chaos: Chaos, which: str = "true") -> int:
@@ -63,9 +66,11 @@ async def test_a_storm_of_terminations(chaos: Chaos) -> None:
     terminations = 40 if chaos.long else 15
 
     async def strike() -> None:
+        ended = 0
         for _ in range(terminations):
-            await asyncio.to_thread(terminate, chaos)
+            ended += await asyncio.to_thread(terminate, chaos)
             await asyncio.sleep(0.025)
+        assert ended >= 12, "it was no storm"
 
     # Each of the two connections may come and go each time, for a second or more.
     limits = Limits(gap=4.0, lines=4 * terminations + RECONNECTS)
@@ -87,28 +92,40 @@ class Tally:
     """What came of ten messages to each of some destinations, again and again, without a load."""
 
     def __init__(self, chaos: Chaos) -> None:
-        self.sent = self.duplicated = 0
+        self.sent = self.delivered = self.duplicated = self.disordered = 0
         #: By destination; nothing where nothing is.
         self.lost: Counter[str] = Counter()
         self._chaos = chaos
 
     async def add(self, receiver: Process, *destinations: str) -> None:
-        """Count what a receiver got."""
-        came: dict[str, list[int]] = {destination: [] for destination in destinations}
-        for _, destination, numbers, *_ in await receiver("deliveries"):
-            if destination in came:
-                came[destination] += numbers
-        for destination, numbers in came.items():
-            different = len(set(numbers))
-            self.sent += 10
-            self.duplicated += len(numbers) - different
-            self.lost += Counter({destination: 10 - different})
+        """Count what a receiver got, when nothing comes any more."""
+        await asyncio.sleep(LATER)
+        ledger = Ledger()
+        for destination in destinations:
+            ledger.sent["", destination] = Sent(10)
+        for _, destination, *what in await receiver("deliveries"):
+            if destination in destinations:
+                ledger.deliveries.append(Deliveries(("", destination), "receiver", *what))
+        balance = ledger.balance()
+        assert balance.unknown == 0
+        self.sent += balance.sent
+        self.delivered += balance.delivered
+        self.duplicated += balance.duplicated
+        self.disordered += balance.disordered
+        for stream in ledger.sent:
+            self.lost += Counter({stream[1]: len(ledger.missing(stream))})
 
     def tell(self, fault: str) -> None:
-        """Enter it into the report; nothing may have come twice."""
-        counted = {"sent": self.sent, "lost": self.lost.total(), "duplicated": self.duplicated}
-        self._chaos.tell(fault, times=self._chaos.times(), **counted)
-        assert self.duplicated == 0
+        """Enter it into the report; nothing may have come twice, or out of order."""
+        self._chaos.tell(
+            fault,
+            sent=self.sent,
+            delivered=self.delivered,
+            lost=self.lost.total(),
+            duplicated=self.duplicated,
+            disordered=self.disordered,
+        )
+        assert (self.duplicated, self.disordered) == (0, 0)
 
 
 @asynccontextmanager

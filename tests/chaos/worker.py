@@ -31,6 +31,7 @@ from channels_pg_secrets.engines.factory import channel_layer
 from channels_pg_secrets.errors import ChannelLayerUnavailable
 from channels_pg_secrets.layer import outbox, supervisor
 from pg_secrets.clock import SYSTEM_CLOCK
+from pg_secrets.errors import CredentialsError
 
 #: Seconds that one call of the layer may take here.
 TIMEOUT = 30.0
@@ -122,11 +123,11 @@ class Worker:
         self.failures: list[str] = []
         self.listened: list[str] = []
         self.pace = 0.0
+        self._asked: list[tuple[float, str]] = []
         self._account: int | None = None
         self._sending = True
         self._senders = 0
         self._home = LoadLoop()
-        self._sender = self._home
 
     def new_channel(self) -> str:
         """Make a channel and receive on it from now on."""
@@ -166,7 +167,7 @@ class Worker:
         """Send numbered messages from now on; ``target`` is a channel, or ``group:`` and a name."""
         self.sent[destination] = 0
         self.refused[destination] = []
-        self._start(self._sender, self._send(destination, target, interval))
+        self._start(self._home, self._send(destination, target, interval))
 
     def sent_so_far(self) -> dict[str, int]:
         """Return the number of messages sent, by destination."""
@@ -261,14 +262,8 @@ class Worker:
         supervisor.ANSWER_TIMEOUT, supervisor.HEARTBEAT = self._patience
         outbox.KEEP_SECONDS = self._keeps
         self._home.close()
-        if self._sender is not self._home:
-            self._sender.close()
 
     # Faults -----------------------------------------------------------------------------------
-
-    def send_from_another_loop(self) -> None:
-        """Have what sends from now on do so in a loop where nobody receives."""
-        self._sender = LoadLoop()
 
     def move_home(self, how: str) -> None:
         """Leave the loop of the receivers, ``closed`` or ``stopped``, and receive in another."""
@@ -296,6 +291,23 @@ class Worker:
     def consume_slowly(self, seconds: float) -> None:
         """Take this many seconds for each message from now on."""
         self.pace = seconds
+
+    def ask_the_store(self) -> None:
+        """Have the layer's source ask its store now; see :meth:`asked`."""
+
+        def ask() -> None:
+            began, said = time.monotonic(), ""
+            try:
+                self.layer.engine.source.refresh()
+            except CredentialsError as error:
+                said = type(error).__name__
+            self._asked.append((time.monotonic() - began, said))
+
+        threading.Thread(target=ask, daemon=True).start()
+
+    def asked(self) -> list[tuple[float, str]]:
+        """Return how many seconds each answer of the store took, and the error if it was one."""
+        return self._asked
 
     def step_clock(self, seconds: float) -> None:
         """Set the wall clock of this process so far from the true time; durations go on."""
@@ -345,7 +357,7 @@ class Worker:
             return sorted(refused)
 
         self.sent[destination] = count
-        future = asyncio.run_coroutine_threadsafe(send_all(), self._sender.loop)
+        future = asyncio.run_coroutine_threadsafe(send_all(), self._home.loop)
         self.refused[destination] = future.result(10 * TIMEOUT)
         return self.refused[destination]
 
