@@ -382,7 +382,7 @@ async def test_the_clock_is_set(chaos: Chaos, secrets_engine: DatabaseSecretsEng
             before = sessions.users()
             sessions.terminate()
             await load.whole()
-            # Whoever has to log in looks at the clock: the lease has ended, or has not.
-            assert (before & sessions.users() == set()) == (step == far)
+            # Whoever has to log in looks at the clock, by which the lease has ended.
+            assert step != far or not before & sessions.users()
 
         await load.strike(strike, chaos.times(short=2))

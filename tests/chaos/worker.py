@@ -3,6 +3,7 @@
 Told what to do like ``peer.py``: lines of JSON, ``[verb, argument, …]`` and ``["result", value]``.
 The event loop of the load runs in a thread, so that the process answers while that is blocked.
 """
+# ruff: noqa: E402 - the clock is replaced before anybody keeps it
 
 from __future__ import annotations
 
@@ -24,13 +25,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+
+class WallClock:
+    """The time of day, which can be set."""
+
+    def __init__(self) -> None:
+        self.step = 0.0
+        self._true = time.time
+
+    def __call__(self) -> float:
+        return self._true() + self.step
+
+
+time.time = wall_clock = WallClock()
+
 from channels.exceptions import ChannelFull
 from django.conf import settings
 
 from channels_pg_secrets.engines.factory import channel_layer
 from channels_pg_secrets.errors import ChannelLayerUnavailable
 from channels_pg_secrets.layer import outbox, supervisor
-from pg_secrets.clock import SYSTEM_CLOCK
 from pg_secrets.errors import CredentialsError
 
 #: Seconds that one call of the layer may take here.
@@ -311,8 +325,7 @@ class Worker:
 
     def step_clock(self, seconds: float) -> None:
         """Set the wall clock of this process so far from the true time; durations go on."""
-        time.time = lambda: _true_time() + seconds
-        SYSTEM_CLOCK.time = time.time  # it keeps the function that it found
+        wall_clock.step = seconds
 
     def keep_for(self, seconds: float) -> None:
         """Have the layer keep for so long what it may have to send again after a crash."""
@@ -410,9 +423,6 @@ class Worker:
             received.received_at.append(time.monotonic())
             if self.pace:
                 await asyncio.sleep(self.pace)
-
-
-_true_time = time.time
 
 
 def _memory(what: str) -> int:
