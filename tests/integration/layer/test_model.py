@@ -600,6 +600,7 @@ class LayerMachine(RuleBasedStateMachine):
             await self._cancel_receives(channel)
         for channel in self._channels:
             await self._receive_all(channel, channel.owner or 0)
+            await self._receive(channel, channel.owner or 0)  # and nothing comes behind the last
         for group in GROUPS:
             for name in list(self._model.groups.get(group, {})):
                 await self._nodes[self._model.channels[name].owner or 0].layer.group_discard(
