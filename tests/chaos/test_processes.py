@@ -162,14 +162,25 @@ async def test_the_home_loop_ends(chaos: Chaos, how: str) -> None:
 
 
 async def test_the_home_loop_is_blocked(chaos: Chaos) -> None:
-    """The loop in which two processes receive does something else for longer than home waits."""
+    """The loop in which two processes receive does something else for longer than home waits.
 
-    async def strike() -> None:
-        await load.at_home("b", "c")
-        await asyncio.gather(*(load("block", name, 1.5) for name in ("b", "c")))
-
-    fault, limits = "home loop blocked for 1.5 s", Limits(gap=3.5, least_gap=1.0)
+    Meanwhile they send from another loop, and so their connections move, and move back.
+    """
+    fault, limits = "home loop blocked for 2 s", Limits(gap=4.0, least_gap=1.5)
     async with chaos.load(fault, limits=limits, senders=("a",)) as load:
+        others = {"b": "c", "c": "b"}
+        for other in others.values():
+            load.receivers[f"{other} meanwhile"] = [other]
+
+        async def block(name: str, other: str) -> None:
+            destination, target = f"{other} meanwhile", load.targets[other]
+            assert await load("block", name, 2.0, destination, target, load.strikes)
+            load.ledger.sent[name, destination] = Sent(load.strikes + 1)
+
+        async def strike() -> None:
+            await load.at_home(*others)
+            await asyncio.gather(*(block(name, other) for name, other in others.items()))
+
         await load.strike(strike, chaos.times())
 
 

@@ -291,8 +291,11 @@ class Worker:
         for channel in self.listened:
             self._start(self._home, self._receive(channel))
 
-    def block(self, seconds: float) -> None:
-        """Let the loop of the receivers do nothing else for a while; returns afterwards."""
+    def block(self, seconds: float, destination: str, target: str, number: int) -> bool:
+        """Let the loop of the receivers do nothing else for a while, and send from another.
+
+        Returns afterwards, and says whether the layer had its connections elsewhere meanwhile.
+        """
         blocked = threading.Event()
 
         def block() -> None:
@@ -300,7 +303,10 @@ class Worker:
             blocked.set()
 
         self._home.loop.call_soon_threadsafe(block)
+        asyncio.run(self._send_one(self.name, destination, target, number))
+        elsewhere = not blocked.is_set() and self.home() == "private"
         blocked.wait(seconds + TIMEOUT)
+        return elsewhere
 
     def consume_slowly(self, seconds: float) -> None:
         """Take this many seconds for each message from now on."""
