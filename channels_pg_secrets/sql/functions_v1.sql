@@ -11,7 +11,8 @@
 -- p_blobs[i] is set for what does not fit into a notification, which its item says ("C" and "G"). It
 -- is looked at only where it is written: each unnest() would copy all of them.
 -- Status 0: done, with the elements refused for capacity, and the joins and leaves of processes that
--- are gone, by their i; and where a normal channel in a group was full, i, a colon and its name. Status 1: these tables do not know the caller (a crash emptied them, or it was silent
+-- are gone, by their i; and where a normal channel in a group was full, i, a colon and its name.
+-- Status 1: these tables do not know the caller (a crash emptied them, or it was silent
 -- for too long); nothing was done. Status 2: the channels of other processes that are "refused", by
 -- name, are full; nothing was done, and the caller takes out what is for them. A retry is never told
 -- so, since its first try may be carried out yet: its messages to full channels end at their owner.
@@ -150,7 +151,8 @@ BEGIN
     END IF;
 
     IF NOT v_skip_queue THEN
-        -- Normal channels, and those that are members of a group. In one order, as the sender's messages to a channel come both ways.
+        -- Normal channels, and those that are members of a group. In one order, as the sender's
+        -- messages to a channel come both ways.
         FOR r IN
             SELECT e.ord, e.channel, e.capacity, e.body, true AS direct
             FROM unnest(p_channels, p_capacities, p_bodies)
