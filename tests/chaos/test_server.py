@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -295,6 +296,46 @@ async def test_a_process_that_starts_after_a_crash(
             await tally.add(receiver, "channel")
     tally.tell("crash, and a sender that is new")
     assert tally.lost == {}
+
+
+@pytest.mark.parametrize("fault", ["all sessions terminated", "crash"])
+async def test_joins_and_leaves(chaos: Chaos, eventually: Eventually, fault: str) -> None:
+    """A channel whose join returned is in its group, and out of it when its leave has."""
+    joined, left = Tally(chaos), Tally(chaos)
+
+    async def strike() -> None:
+        await asyncio.sleep(random.uniform(0, 0.01))
+        if fault == "crash":
+            await asyncio.to_thread(chaos.database.server.restart, "immediate")
+        else:
+            assert terminate(chaos) >= 4
+
+    async with chaos.processes(2) as (sender, member):
+        for name, process in (("sender", sender), ("member", member)):
+            await process("begin", name, chaos.config())
+            await process("new_channel")
+        channel = await member("new_channel")
+
+        async def change(verb: str, group: str, afterwards: str) -> None:
+            for process in (sender, member):
+                await eventually(lambda process=process: _connected(process))
+            await asyncio.gather(member(verb, group, channel), strike())
+            assert await sender("send_many", afterwards, f"group:{group}", 10) == []
+
+        for number in range(chaos.times()):
+            # Another group each time: after a crash who joins gets what was sent a moment before.
+            await change("group_add", f"group{number}", f"joined {number}")
+            await eventually(lambda number=number: _all_came(member, f"joined {number}"))
+            await change("group_discard", f"group{number}", f"left {number}")
+        await joined.add(member, *(f"joined {number}" for number in range(chaos.times())))
+        await left.add(member, *(f"left {number}" for number in range(chaos.times())))
+    joined.tell(f"{fault}, while a channel joins and leaves")
+    assert joined.lost == {}
+    assert left.delivered == 0
+
+
+async def _connected(process: Process) -> bool:
+    return bool(await process("connections") == 2)
 
 
 async def _all_came(process: Process, destination: str) -> bool:

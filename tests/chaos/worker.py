@@ -177,6 +177,10 @@ class Worker:
         """Add a channel to a group."""
         self._home.run(self.layer.group_add(group, channel))
 
+    def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out of a group."""
+        self._home.run(self.layer.group_discard(group, channel))
+
     def send(self, destination: str, target: str, interval: float) -> None:
         """Send numbered messages from now on; ``target`` is a channel, or ``group:`` and a name."""
         self.sent[destination] = 0
