@@ -244,7 +244,7 @@ def test_child_gets_new_locks_and_a_new_thread() -> None:
         from pg_secrets import refresher, registry
         cache, held, forked = source._cache, threading.Event(), threading.Event()
         def hold_everything():
-            with cache.lock, cache.book._lock, cache.listeners._lock, source._guard._calls:
+            with cache.lock, cache.book._lock, source._guard._calls:
                 with refresher._lock, source._refresher._condition, registry._lock:
                     with source.gate._lock, source.adapter._condition:
                         held.set()
