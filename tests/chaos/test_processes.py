@@ -166,7 +166,7 @@ async def test_the_home_loop_is_blocked(chaos: Chaos) -> None:
 
     Meanwhile they send from another loop, and so their connections move, and move back.
     """
-    fault, limits = "home loop blocked for 2 s", Limits(gap=4.0, least_gap=1.5)
+    fault, limits = "home loop blocked for 3 s", Limits(gap=5.5, least_gap=2.0)
     async with chaos.load(fault, limits=limits, senders=("a",)) as load:
         others = {"b": "c", "c": "b"}
         for other in others.values():
@@ -174,7 +174,7 @@ async def test_the_home_loop_is_blocked(chaos: Chaos) -> None:
 
         async def block(name: str, other: str) -> None:
             destination, target = f"{other} meanwhile", load.targets[other]
-            assert await load("block", name, 2.0, destination, target, load.strikes)
+            assert await load("block", name, 3.0, destination, target, load.strikes)
             load.ledger.sent[name, destination] = Sent(load.strikes + 1)
 
         async def strike() -> None:
