@@ -14,7 +14,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from channels_pg_secrets.config import check_database_settings, wrong
-from channels_pg_secrets.engines.redis_connection import Logins, following
+from channels_pg_secrets.engines.redis_connection import following
+from channels_pg_secrets.engines.redis_logins import Logins
 from channels_pg_secrets.errors import LayerMisconfigured, UnknownSetting
 from channels_pg_secrets.guarded import GuardedDict
 from pg_secrets.adapter import CredentialAdapter

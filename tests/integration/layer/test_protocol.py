@@ -110,6 +110,20 @@ async def settled(layer: PostgresChannelLayer) -> None:
     await until(lambda: publishing.settled.is_set() and publishing.wire and publishing.wire.idle)
 
 
+def refuse_messages(database: FreshDatabase, text: str, state: str) -> None:
+    """Have each row of a message fail, and the sequence ``tries`` count them."""
+    database.execute(
+        "CREATE SEQUENCE tries; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
+        " SECURITY DEFINER AS $$ BEGIN PERFORM nextval('public.tries');"
+        f" RAISE EXCEPTION '{text}' USING ERRCODE = '{state}'; END $$"
+    )
+    for slice_ in range(3):
+        database.execute(
+            f"CREATE TRIGGER refuse BEFORE INSERT ON channels_pg_secrets_message_{slice_}"
+            " FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+
+
 async def move_connections(layer: PostgresChannelLayer) -> None:
     """Make a layer move to new connections, as it does on rotation, and wait until it has."""
     await connected(layer)
@@ -224,16 +238,7 @@ async def test_a_batch_in_doubt_that_meets_its_ghost_is_not_sent_without_a_pause
     for number in range(2):
         await sender.send(channel, {"n": number})
         await settled(sender)
-    installed.execute(
-        "CREATE SEQUENCE tries; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
-        " SECURITY DEFINER AS $$ BEGIN PERFORM nextval('public.tries');"
-        " RAISE EXCEPTION 'a ghost' USING ERRCODE = 'unique_violation'; END $$"
-    )
-    for slice_ in range(3):
-        installed.execute(
-            f"CREATE TRIGGER refuse BEFORE INSERT ON channels_pg_secrets_message_{slice_}"
-            " FOR EACH ROW EXECUTE FUNCTION refuse()"
-        )
+    refuse_messages(installed, "a ghost", "unique_violation")
     proxy.swallow()
     sending = asyncio.create_task(sender.send(channel, {"n": 2}))
     await until(lambda: bool(node_of(sender).outbox._batches))
@@ -287,16 +292,7 @@ async def test_who_is_refused_waits_and_nobody_else(
     sender, receiver = layers(), layers()
     channel, own = await receiver.new_channel(), await sender.new_channel()
     await sender.send(channel, {"n": 0})
-    installed.execute(
-        "CREATE SEQUENCE tries; CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql"
-        " SECURITY DEFINER AS $$ BEGIN PERFORM nextval('public.tries');"
-        " RAISE EXCEPTION 'could not extend' USING ERRCODE = 'disk_full'; END $$"
-    )
-    for slice_ in range(3):
-        installed.execute(
-            f"CREATE TRIGGER refuse BEFORE INSERT ON channels_pg_secrets_message_{slice_}"
-            " FOR EACH ROW EXECUTE FUNCTION refuse()"
-        )
+    refuse_messages(installed, "could not extend", "disk_full")
     sending = asyncio.create_task(sender.send(channel, {"n": 1}))
     await until(lambda: "refuses work" in caplog.text)
     for number in range(60):

@@ -12,7 +12,8 @@ from redis.asyncio import ConnectionPool
 from redis.exceptions import AuthenticationError
 
 from channels_pg_secrets.engines import RedisEngine
-from channels_pg_secrets.engines.redis_connection import Answering, Following, Logins
+from channels_pg_secrets.engines.redis_connection import Following
+from channels_pg_secrets.engines.redis_logins import Answering, Logins
 from pg_secrets import Credentials, CredentialSource
 from pg_secrets.testing.adapter import ScriptedAdapter
 from pg_secrets.testing.canary import Hunt
