@@ -53,7 +53,7 @@ class Publisher:
         #: No statement of a job is unanswered.
         self.settled = asyncio.Event()
         self.settled.set()
-        #: How often in a row the database refused the statements of a job; those it took are not in it.
+        #: How often in a row statements of a job were refused; no entry where the last was taken.
         self._refusals: dict[Job, int] = {}
         #: Jobs that wait before they try again.
         self._paused: set[Job] = set()
