@@ -62,7 +62,8 @@ class Listeners:
 
     def emit(self, event: CredentialEvent) -> None:
         """Call every listener in this thread; what they raise is logged by type alone."""
-        for listener in tuple(self._listeners.values()):
+        # list(), which lets the collector run only before it begins to iterate; tuple() does later.
+        for listener in list(self._listeners.values()):
             try:
                 listener(event)
             except Exception as error:  # noqa: BLE001 - whatever a stranger's code raises
