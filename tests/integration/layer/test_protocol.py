@@ -556,18 +556,19 @@ async def test_what_is_sent_to_a_group_while_a_node_catches_up_comes_once(
 ) -> None:
     """Its members are known again, so it is sent to them, and kept for those who are not."""
     sender, receiver, channel = await at_rest(layers)
-    call, sent = Wire.call, False
+    call, catching_up, sent = Wire.call, False, False
 
     async def meanwhile(wire: Wire, request: Any, *values: Any) -> Any:
-        nonlocal sent
+        nonlocal catching_up, sent
         if (
             request is statements.CATCH_UP
             and values[1] == node_of(receiver).identity.node
-            and not sent
+            and not catching_up
         ):
-            sent = True
+            catching_up = True
             sends = [sender.group_send("group", {"n": number}) for number in range(1, 6)]
             await asyncio.gather(*sends)
+            sent = True
         return await call(wire, request, *values)
 
     monkeypatch.setattr(Wire, "call", meanwhile)
