@@ -23,8 +23,9 @@ from tests.integration.recipes.conftest import RECIPES, sessions, wait_until
 
 HOW_TO = RECIPES.parents[1] / "docs" / "howto" / "outside-channels.md"
 
-#: A broker that needs no server, in the current directory.
-QUEUE = {"data_folder_in": "queue", "data_folder_out": "queue", "polling_interval": 0.02}
+#: A broker that needs no server, in the current directory. It takes a file that is not yet written
+#: for a message, so they are written elsewhere.
+QUEUE = {"data_folder_in": "queue", "data_folder_out": "written", "polling_interval": 0.02}
 WORKER = f"""
 from with_celery import app
 app.conf.broker_transport_options = {QUEUE}
@@ -61,6 +62,7 @@ def login(database: FreshDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "queue").mkdir()
+    (tmp_path / "written").mkdir()
     return first
 
 
@@ -92,19 +94,27 @@ def recipe(login: Login, tmp_path: Path) -> Iterator[Any]:
     module.source.close()
 
 
+def ask(recipe: Any, folder: Path) -> str:
+    """Send the recipe's task, and return its result."""
+    result = recipe.who.delay()
+    for message in (folder / "written").iterdir():
+        message.rename(folder / "queue" / message.name)
+    return str(result.get(timeout=20, interval=0.02))
+
+
 @pytest.mark.usefixtures("tables")
 def test_tasks_and_results_follow_the_login(
     recipe: Any, login: Login, database: FreshDatabase, tmp_path: Path
 ) -> None:
     """A role that is dropped with its sessions costs no task and no result."""
-    assert recipe.who.delay().get(timeout=20, interval=0.02) == login.user
+    assert ask(recipe, tmp_path) == login.user
     new = database.login()
     mount(tmp_path, new)
     database.execute(f'ALTER ROLE "{login.user}" NOLOGIN')
     database.terminate(login.user)
     wait_until(lambda: sessions(database, login.user) == 0)
     database.execute(f'DROP ROLE "{login.user}"')
-    assert recipe.who.delay().get(timeout=20, interval=0.02) == new.user
+    assert ask(recipe, tmp_path) == new.user
     with connect(recipe.source) as connection:
         done = connection.execute("SELECT status FROM celery_taskmeta").fetchall()
     assert done == [("SUCCESS",), ("SUCCESS",)]
