@@ -49,6 +49,9 @@ from pg_secrets.errors import CredentialsError
 
 #: Seconds that one call of the layer may take here.
 TIMEOUT = 30.0
+#: One message of so many is too large for a notification, and its body lies in the tables.
+LARGE_EVERY = 25
+PADDING = "x" * 20_000
 
 
 class LoadLoop:
@@ -403,17 +406,20 @@ class Worker:
             while self._sending:
                 number = self.sent[destination]
                 self.sent[destination] += 1
+                padding = "" if number % LARGE_EVERY else PADDING
                 try:
-                    await self._send_one(self.name, destination, target, number)
+                    await self._send_one(self.name, destination, target, number, padding)
                 except (ChannelFull, ChannelLayerUnavailable):
                     self.refused[destination].append(number)
                 await asyncio.sleep(interval)
         finally:
             self._senders -= 1
 
-    async def _send_one(self, name: str, destination: str, target: str, number: int) -> None:
+    async def _send_one(
+        self, name: str, destination: str, target: str, number: int, padding: str = ""
+    ) -> None:
         message = {"type": "test", "from": name, "to": destination, "n": number}
-        message["at"] = time.monotonic()
+        message |= {"padding": padding, "at": time.monotonic()}
         if target.startswith("group:"):
             await self.layer.group_send(target.removeprefix("group:"), message)
         else:
