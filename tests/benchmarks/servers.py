@@ -7,14 +7,13 @@ import itertools
 import secrets
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from channels_pg_secrets.management.grants import Grants
+from pg_secrets.testing.local_server import LocalServer
 from pg_secrets.testing.postgres import PostgresServer
 from tests.benchmarks import contenders, resources, settings
 from tests.benchmarks.logins import RUNTIME
@@ -58,12 +57,7 @@ class Servers:
             self._open = opening.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
     def missing(self, name: str) -> str | None:
@@ -155,46 +149,21 @@ class Servers:
             self.execute(statement, dbname=_TEMPLATE)
 
 
-class Redis:
+class Redis(LocalServer):
     """A Redis server of our own, with its shipped defaults but for saving to disk."""
 
-    def __enter__(self) -> Redis:
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            self._port = taken.getsockname()[1]
-        self._folder = tempfile.TemporaryDirectory()
-        arguments = ["--port", str(self._port), "--bind", "127.0.0.1", "--save", ""]
-        self._process = subprocess.Popen(
-            ["redis-server", *arguments, "--dir", self._folder.name], stdout=subprocess.DEVNULL
-        )
-        until = time.monotonic() + 10
-        while True:
-            try:
-                self._ask("PING")
-            except OSError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.01)
-            else:
-                return self
+    # Not pg_secrets.testing's: that has a password, which each new connection would have to say.
+    title = "Redis"
+    patience = 10.0
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._process.terminate()
-        self._process.wait(10)
-        self._folder.cleanup()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = 0
 
     def emptied(self, number: int) -> str:
         """Empty one of the databases and return its address."""
         self._ask(f"SELECT {number}\r\nFLUSHDB")
-        return f"redis://127.0.0.1:{self._port}/{number}"
+        return f"redis://{self.host}:{self.port}/{number}"
 
     def opened(self) -> int:
         """Return how many connections were opened, our own ones left out."""
@@ -214,11 +183,13 @@ class Redis:
         line = next(line for line in text.splitlines() if line.startswith("redis_version"))
         return line.partition(":")[2].strip()
 
-    _asked = 0
+    def _command(self) -> list[str | Path]:
+        address = ["--port", str(self.port), "--bind", self.host]
+        return ["redis-server", *address, "--save", "", "--dir", self.directory]
 
     def _ask(self, command: str) -> str:
         # In Redis' own inline form, so that no client is needed for it.
-        with socket.create_connection(("127.0.0.1", self._port), 5) as connection:
+        with socket.create_connection((self.host, self.port), 5) as connection:
             self._asked += 1
             connection.sendall(f"{command}\r\nQUIT\r\n".encode())
             return b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
