@@ -13,12 +13,13 @@ from django.core.exceptions import ImproperlyConfigured
 from channels_pg_secrets.aliases import configured_layers, is_ours, normalised
 from channels_pg_secrets.config import ORM_KEYS
 from channels_pg_secrets.engines import Engine, PostgresEngine, RedisEngine
+from channels_pg_secrets.engines.django_backend import DRIVER_OPTIONS
 from channels_pg_secrets.engines.factory import APP_MISSING, resolve
 from channels_pg_secrets.errors import LayerMisconfigured
 from pg_secrets.errors import AdapterMisconfigured, AdapterNotInstalled, CredentialsError
 
 PREFIX = "channels_pg_secrets"
-_NO_EFFECT_OPTIONS = frozenset({"isolation_level", "pool", "server_side_binding", "cursor_factory"})
+_NO_EFFECT_OPTIONS = DRIVER_OPTIONS - {"assume_role", "prepare_threshold"}
 _EXAMPLE = 'INSTALLED_APPS = [..., "channels_pg_secrets"]'
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from channels_pg_secrets.config import LAYER_OPTIONS, check_layer_options, wrong
 from channels_pg_secrets.engines.base import Engine
 from channels_pg_secrets.errors import LayerMisconfigured, MissingPackage
-from channels_pg_secrets.layer.cipher import is_source
+from channels_pg_secrets.layer.cipher import import_fernet, is_source
 
 if TYPE_CHECKING:
     from channels.layers import BaseChannelLayer
@@ -23,13 +23,13 @@ _WHOLE = frozenset({"expiry", "group_expiry"})
 
 
 class RedisEngine(Engine):
-    """Builds channels_redis' core or pub/sub layer for Redis 6 or later.
+    """Builds channels_redis' core or pub/sub layer for Redis 6.2 or later.
 
     Connections log in with ``CREDENTIALS``, or with ``USER`` and ``PASSWORD``, and change to new
     credentials in place. One engine may be used from any thread; it connects to nothing itself.
 
     Raises:
-        MissingPackage: channels_redis is missing.
+        MissingPackage: channels_redis is missing, or ``cryptography`` for encryption keys.
         LayerMisconfigured: a setting is wrong; nothing has been sent yet.
     """
 
@@ -87,6 +87,8 @@ class RedisEngine(Engine):
         keys = options.get("symmetric_encryption_keys")
         if is_source(keys):
             raise wrong("symmetric_encryption_keys", keys, "a list of keys with ENGINE 'redis'")
+        if keys:
+            import_fernet()
         for key in _QUEUEING:
             if key in options and self.layer == "pubsub":
                 raise LayerMisconfigured(

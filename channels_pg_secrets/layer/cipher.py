@@ -98,7 +98,7 @@ class SourcedCipher(Cipher):
 
     def __init__(self, source: CredentialSource) -> None:
         super().__init__()
-        _import_fernet()
+        import_fernet()
         self.source = source
         self._generation = 0
         #: The generation whose keys are none, once that was said.
@@ -206,7 +206,7 @@ def _keys(credentials: Credentials) -> list[str]:
 
 def _fernets(keys: Sequence[str | bytes]) -> list[Fernet]:
     check_layer_options({"symmetric_encryption_keys": keys})
-    fernet = _import_fernet()
+    fernet = import_fernet()
     found = []
     for key in keys:
         data = key.encode() if isinstance(key, str) else key
@@ -214,7 +214,8 @@ def _fernets(keys: Sequence[str | bytes]) -> list[Fernet]:
     return found
 
 
-def _import_fernet() -> type[Fernet]:
+def import_fernet() -> type[Fernet]:
+    """Return the class that encrypts. Raises MissingPackage."""
     try:
         from cryptography.fernet import Fernet
     except ImportError as error:

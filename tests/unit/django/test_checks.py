@@ -107,18 +107,21 @@ def test_encryption_without_cryptography_names_the_pip_command(
 ) -> None:
     """symmetric_encryption_keys need the extra crypto."""
     monkeypatch.setitem(__import__("sys").modules, "cryptography.fernet", None)
-    (message,) = found({"NAME": "db", "symmetric_encryption_keys": ["canary"]})
-    assert message.id == "channels_pg_secrets.E006"
-    assert "channels-pg-secrets[crypto]" in f"{message.msg} {message.hint}"
-    assert "canary" not in str(message)
+    for config in ({"NAME": "db"}, {"ENGINE": "redis"}):
+        (message,) = found({**config, "symmetric_encryption_keys": ["canary"]})
+        assert message.id == "channels_pg_secrets.E006"
+        assert "channels-pg-secrets[crypto]" in f"{message.msg} {message.hint}"
+        assert "canary" not in str(message)
     assert found({"ENGINE": "memory", "symmetric_encryption_keys": ["canary"]}) == []
 
 
 def test_settings_without_effect_are_a_warning() -> None:
     """What belongs to the ORM alone is taken and reported."""
-    (message,) = found({"NAME": "db", "CONN_MAX_AGE": 60, "OPTIONS": {"isolation_level": 1}})
+    (message,) = found(
+        {"NAME": "db", "CONN_MAX_AGE": 60, "OPTIONS": {"isolation_level": 1, "row_factory": 1}}
+    )
     assert message.id == "channels_pg_secrets.W002"
-    assert "CONN_MAX_AGE, OPTIONS['isolation_level']" in message.msg
+    assert "CONN_MAX_AGE, OPTIONS['isolation_level'], OPTIONS['row_factory']" in message.msg
 
 
 @pytest.mark.parametrize(
