@@ -1,8 +1,8 @@
 """Asking every process of a layer something: how it is doing, or to fetch its credentials again.
 
-A question travels as a notification to each process, and the answers as items to the one that
-asked. Neither is numbered or kept, since a process may be between two connections: whoever asks
-does so again until all have answered.
+A question travels as a notification to each process, neither numbered nor kept. One may be between
+two connections just then, so whoever asks does so again until all have answered. The answers travel
+like messages.
 """
 
 from __future__ import annotations
