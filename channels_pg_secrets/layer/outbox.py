@@ -299,8 +299,6 @@ class Outbox:
             last = elements[-1] if elements else None
             joins = last is not None and out.plain and last[0].plain and last[0].node == out.node
             fits = element_size + len(out.item) < MAX_ITEM
-            if last is not None and (out.blob or last[0].blob):
-                break  # a large message goes alone, for the same reason
             if joins and not fits and len(elements) == 1:
                 # A frame that is full goes alone: that is the cheapest statement, and its senders
                 # make their next messages while the server has the next frame.

@@ -33,6 +33,7 @@ DECLARE
     v_young boolean;
     v_node bigint;
     v_body text;
+    v_large boolean;
     v_seq bigint;
     v_woken text[] := '{}';
     v_refused text[] := '{}';
@@ -127,9 +128,10 @@ BEGIN
             WHERE e.channel IS NULL
             ORDER BY t.node, e.ord
         LOOP
-            -- A large message's number is where its body lies, so its frame ends with it. What is
-            -- kept under its own number goes under that, or catch_up would give it a second time.
-            IF v_node = r.node AND NOT v_young AND length(v_body) + length(r.body) < c_limit THEN
+            -- A large message's number is where its body lies, and who waits for that should hold up
+            -- nothing before it: its frame is its own. What is kept under its own number goes under
+            -- that, or catch_up would give it a second time.
+            IF v_node = r.node AND NOT (v_young OR v_large OR r.large) AND length(v_body) + length(r.body) < c_limit THEN
                 v_body := v_body || ',' || r.body;
             ELSE
                 IF v_body IS NOT NULL THEN
@@ -137,13 +139,9 @@ BEGIN
                 END IF;
                 v_node := r.node;
                 v_body := r.body;
+                v_large := r.large;
             END IF;
             v_seq := p_base + r.ord;
-            IF r.large THEN
-                PERFORM @schema@.channels_pg_secrets_emit_v1(v_slice, v_node, p_sender, v_seq, v_body, p_ttl);
-                v_body := NULL;
-                v_node := NULL;
-            END IF;
         END LOOP;
         IF v_body IS NOT NULL THEN
             PERFORM @schema@.channels_pg_secrets_emit_v1(v_slice, v_node, p_sender, v_seq, v_body, p_ttl);
@@ -198,7 +196,7 @@ END $$;
 -- Publishes what most batches are: one frame for one process, for the first time. The same as
 -- publish does with it, but without arrays, and the sender has looked up the process's channel and
 -- has sealed the frame: it is the message path. p_head is all that stands before the items. p_blob is
--- the body of a message that does not fit, of which p_body is the item; such a message goes alone.
+-- the body of a message that does not fit, of which p_body is the item.
 -- Returns '' when done, the names of full channels where publish has status 2, and NULL where it has
 -- status 1.
 CREATE FUNCTION channels_pg_secrets_publish_frame_v1(

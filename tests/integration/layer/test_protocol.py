@@ -634,6 +634,41 @@ async def test_whoever_comes_back_waits_for_what_is_under_way_to_it(
     assert await drain(receiver, channel, 2) == [1, 2]
 
 
+async def test_large_messages_share_a_statement_and_no_frame(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """In one batch with small ones, to a channel, a group and a normal channel, each in order."""
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    await sender.group_add("group", "work")
+    await settled(sender)
+    await settled(receiver)
+    installed.execute("UPDATE channels_pg_secrets_state SET created = created - interval '1 hour'")
+    texts = [letter * size for letter in "abcdefgh" for size in (1, 20_000)]
+    with psycopg.connect(**installed.connection_params(), autocommit=True) as holder:
+        lock = (f"{receiver.prefix}:work",)
+        holder.execute("SELECT pg_advisory_lock(hashtextextended(%s, 7919))", lock)
+        first = asyncio.create_task(sender.send("work", {"n": "first"}))
+        await until(lambda: waiting_for_locks(installed) == 1)
+        sends = [sender.send(channel, {"n": text}) for text in texts]
+        sends += [sender.group_send("group", {"n": text}) for text in texts]
+        sends += [sender.send("work", {"n": text}) for text in texts]
+        sending = asyncio.gather(first, *sends)
+        await until(lambda: len(list(node_of(sender).outbox.futures())) == 1 + len(sends))
+    await soon(sending)
+    assert await drain(receiver, channel, 32) == texts + texts
+    assert await drain(receiver, "work", 33) == ["first", *texts, *texts]
+    rows = installed.execute(
+        "SELECT body, xmin::text FROM channels_pg_secrets_message_0 WHERE node > 0"
+        " AND body ~ '^[cCgG]' ORDER BY seq"
+    )
+    assert len({transaction for _, transaction in rows}) == 1
+    frames = [body.split(",") for body, _ in rows]
+    assert [len(items) for items in frames if items[0][0] in "CG"] == [1] * 16
+    assert not any(item[0] in "CG" for items in frames for item in items[1:])
+
+
 INCARNATION = "(SELECT incarnation FROM channels_pg_secrets_state)"
 FRAME = f"""
     SELECT channels_pg_secrets_publish_frame_v1(

@@ -69,16 +69,24 @@ def test_joins_and_leaves_stand_alone(outbox: Outbox) -> None:
     assert bodies(batch_of(outbox)) == [b"a", b"-g h 1", b"b,c"]
 
 
-def test_a_large_message_goes_alone(outbox: Outbox) -> None:
-    """What is before it and what is behind it are batches of their own, in order."""
-    large = [frame("c", blob=b"x"), frame("d", blob=b"y")]
-    queue(outbox, frame("a"), frame("b", 2), *large, frame("e"))
-    batches = []
-    while (batch := outbox.next_batch()) is not None:
-        batches.append((bodies(batch), batch.is_single))
-        outbox.done(batch, ())
-    found = [([b"a", b"b"], False), ([b"c"], True), ([b"d"], True), ([b"e"], True)]
-    assert batches == found
+def test_a_large_message_is_an_element_of_its_own(outbox: Outbox) -> None:
+    """It shares a batch with those around it, in order, and goes alone where there are none."""
+    queue(outbox, frame("a", blob=b"x"))
+    assert batch_of(outbox).is_single
+    outbox.done(batch_of(outbox), ())
+    large = [frame("d", blob=b"y"), frame("e", blob=b"z")]
+    queue(outbox, frame("b"), frame("c"), *large, frame("f"))
+    columns = batch_of(outbox).columns()
+    assert columns[4:] == ([b"b,c", b"d", b"e", b"f"], [None, b"y", b"z", None])
+
+
+def test_large_messages_are_bounded_by_the_bytes_of_a_batch(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their bodies count."""
+    monkeypatch.setattr(module, "BATCH_BYTES", 10)
+    queue(outbox, *(frame("C", blob=b"xxxxx") for _ in range(4)))
+    assert len(batch_of(outbox).elements) == 2
 
 
 def test_a_merged_element_fits_a_notification(outbox: Outbox) -> None:
