@@ -75,11 +75,19 @@ class OpenBaoServer(LocalServer):
         return [*command, f"-dev-listen-address={self.host}:{self.port}"]
 
     def _answers(self) -> bool:
+        # It may be up and have no root token yet, and for a moment more its KV mount is "Upgrading
+        # from non-versioned to versioned data": ready is who says that a secret is not there.
+        request = urllib.request.Request(  # noqa: S310
+            f"{self.address}/v1/secret/data/none", headers={"X-Vault-Token": self.root_token}
+        )
         try:
-            with urllib.request.urlopen(f"{self.address}/v1/sys/health", timeout=1) as answer:  # noqa: S310
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
+            urllib.request.urlopen(request, timeout=1).close()  # noqa: S310
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code == 404
+        except OSError:
             return False
+        return True
 
 
 class LastingOpenBaoServer(OpenBaoServer):
