@@ -56,6 +56,11 @@ class Frame(NamedTuple):
     number: int
     items: bytes
 
+    @property
+    def large(self) -> bool:
+        """It is a message whose body lies in a row; it has no other item."""
+        return self.items.startswith((b"C", b"G", b"jC", b"jG"))
+
 
 class FrameInvalid(ValueError):
     """A payload that is no frame of ours: malformed, or not authentic."""

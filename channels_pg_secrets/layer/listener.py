@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from channels_pg_secrets.layer import statements
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 PAGE = 500
 #: Bytes of notifications kept while the backlog is read; beyond it the backlog is read again.
 _BUFFER_BYTES = 32 * 1024 * 1024
+#: Bodies read by one statement: bytes, and frames that are looked through for large messages.
+_BLOBS_BYTES = 1024 * 1024
+_BLOBS_FRAMES = 200
+#: Bytes that a frame takes in memory beside its items.
+_FRAME_BYTES = 300
 #: Seconds of silence after which a sender's mark is forgotten: later than any statement of his that
 #: a frozen network may still hold, as with the table "sent".
 _KEEP_MARKS = 3600.0
@@ -106,11 +112,21 @@ class Held:
 
     def add(self, frame: Frame, age: float, epoch: int) -> None:
         """Keep one more, unless that is too much."""
-        self.size += len(frame.items)
+        self.size += len(frame.items) + _FRAME_BYTES
         if self.size > _BUFFER_BYTES:
             self.overflowed = True
         if not self.overflowed:
             self.frames.append((frame, age, epoch))
+
+    def drop_first(self) -> None:
+        """The first has been dealt with."""
+        frame, _, _ = self.frames.popleft()
+        self.size -= len(frame.items) + _FRAME_BYTES
+
+    def wanted(self) -> list[int]:
+        """The numbers of bodies that are waited for, or soon will be; not of all, if many."""
+        frames = islice(self.frames, _BLOBS_FRAMES)
+        return [frame.number for frame, _, _ in frames if frame.large]
 
 
 class Listener:
@@ -231,13 +247,15 @@ class Listener:
             if not self._tenure.current:
                 return
             held = self._held.get(frame.sender)
+            is_first = held is None
             if held is None:
                 if self._handle(frame, age):
                     return
                 held = self._held[frame.sender] = Held()
-                self._fetch(frame)
             held.add(frame, age, self._identity.epoch)
             self._admit(frame, age)
+            if is_first:
+                self._fetch(frame.sender)
 
     def _admit(self, frame: Frame, age: float) -> None:
         """Joins do not wait: whoever made them was told that all others' messages arrive."""
@@ -252,9 +270,11 @@ class Listener:
                 self._inbox.memberships.admitted(item.name, item.channel, age)
 
     def _handle(self, frame: Frame, age: float, blob: bytes | None = None) -> bool:
-        """Deliver a frame; False when it has to wait for a body that lies in a row."""
+        """Deliver a frame; False when it has to wait for its body, which lies in a row."""
         if not self._marks.passes(frame.sender, frame.number):
             return True
+        if frame.large and blob is None:
+            return False
         items = []
         for data in frame.items.split(b","):
             try:
@@ -263,8 +283,6 @@ class Listener:
                 self._warn("item", "Skipped an item: %s", error)
                 self._inbox.health.drop("unreadable")
                 continue
-            if item.kind in "CG" and blob is None:
-                return False
             items.append(item)
         self._marks.advance(frame.sender, frame.number)
         for item in items:
@@ -283,8 +301,8 @@ class Listener:
         else:
             self._inbox.control(item, sender, age)
 
-    def _fetch(self, frame: Frame) -> None:
-        """Ask for a large message's body; that sender's stream waits for it."""
+    def _fetch(self, sender: int) -> None:
+        """Ask for the bodies of large messages; that sender's stream waits for the first."""
         wire = self.wire
         if wire is None:
             return
@@ -298,28 +316,31 @@ class Listener:
                     # Rights that were lost, or a passing trouble: the message may still be there.
                     self.on_refused(error)
                     return
-                blob = rows[0][0] if rows else None
-                if blob is None:
-                    self._warn("blob", "A large message expired before it was read")
-                    self._inbox.health.drop("expired")
-                self._drain(frame.sender, blob)
+                self._drain(sender, dict(rows))
 
-        wire.submit(statements.BLOB, (frame.sender, frame.number), reply)
+        # Many at once: a sender whose messages share a statement may be faster than this process
+        # could ask for each.
+        values = (sender, self._held[sender].wanted(), _BLOBS_BYTES)
+        wire.submit(statements.BLOBS, values, reply)
 
-    def _drain(self, sender: int, blob: bytes | None) -> None:
-        """A large message's body is here, or lost: go on with the frames that waited for it."""
-        held, first = self._held[sender], True
+    def _drain(self, sender: int, blobs: dict[int, bytes | None]) -> None:
+        """Bodies of large messages are here, or lost: go on with the frames that waited."""
+        held = self._held[sender]
         while held.frames:
             frame, age, epoch = held.frames[0]
-            flushed = epoch < self._identity.epoch
-            if flushed or (first and blob is None):
-                self._marks.advance(frame.sender, frame.number)
-            elif not self._handle(frame, age, blob if first else None):
-                self._fetch(frame)
-                return
-            first = False
-            held.size -= len(frame.items)
-            held.frames.popleft()
+            blob = blobs.get(frame.number)
+            is_flushed = epoch < self._identity.epoch
+            is_lost = blob is None and frame.number in blobs
+            if not (is_flushed or is_lost):
+                if not self._handle(frame, age, blob):
+                    self._fetch(sender)
+                    return
+            elif self._marks.passes(sender, frame.number):
+                self._marks.advance(sender, frame.number)
+                if not is_flushed:
+                    self._warn("blob", "A large message expired before it was read")
+                    self._inbox.health.drop("expired")
+            held.drop_first()
         if held.overflowed:
             self.on_overflow()
         else:

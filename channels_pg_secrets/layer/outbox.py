@@ -15,8 +15,8 @@ from channels_pg_secrets.layer.wakeup import Wakeups
 
 #: Bytes waiting to be published, at most; beyond it a send fails at once.
 MAX_BYTES = 64 * 1024 * 1024
-#: Bytes and elements of one batch: large enough to amortise a commit, small enough to keep the
-#: next sender's wait short.
+#: Bytes and elements of one batch: large enough to amortise a commit, small enough to keep the next
+#: sender's wait short. A message of more bytes goes alone.
 BATCH_BYTES = 512 * 1024
 BATCH_ELEMENTS = 400
 #: What is kept to be sent again after a crash emptied the tables: seconds, and bytes.
@@ -290,12 +290,14 @@ class Outbox:
     def _take_elements(self) -> list[list[Outgoing]]:
         elements: list[list[Outgoing]] = []
         size = element_size = 0
-        while self._queue and len(elements) < BATCH_ELEMENTS and size < BATCH_BYTES:
+        while self._queue and len(elements) < BATCH_ELEMENTS:
             out = self._queue[0]
             if out.future is not None and out.future.cancelled():
                 self._queue.popleft()
                 self._bytes -= out.size
                 continue
+            if elements and size + out.size > BATCH_BYTES:
+                break
             last = elements[-1] if elements else None
             joins = last is not None and out.plain and last[0].plain and last[0].node == out.node
             fits = element_size + len(out.item) < MAX_ITEM

@@ -169,7 +169,7 @@ BACKLOG = Statement(
     ("int8", "int8[]", "int8[]", "int8", "int8", "bool", "int4"),
     (int8, int8, raw, float8),
 )
-BLOB = Statement("blob", ("int8", "int8"), (raw,))
+BLOBS = Statement("blobs", ("int8", "int8[]", "int8"), (int8, raw))
 MEMBERS = Statement(
     "members",
     (

@@ -428,13 +428,23 @@ BEGIN
     LIMIT p_limit;
 END $$;
 
--- The body of a large message; no row once it has expired.
-CREATE FUNCTION channels_pg_secrets_blob_v1(p_sender bigint, p_seq bigint)
-RETURNS TABLE (blob bytea)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT m.blob FROM @schema@.channels_pg_secrets_message m
-    WHERE m.node = 0 AND m.sender = p_sender AND m.seq = p_seq;
-$$;
+-- The bodies of a sender's large messages, in the order of p_numbers; NULL for one that has expired. One
+-- at least, and of the others as many as make p_bytes.
+CREATE FUNCTION channels_pg_secrets_blobs_v1(p_sender bigint, p_numbers bigint[], p_bytes bigint)
+RETURNS TABLE (number bigint, blob bytea)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+BEGIN
+    -- Bodies are not looked at here: octet_length is that of the row in TOAST.
+    FOR i IN 1 .. cardinality(p_numbers) LOOP
+        number := p_numbers[i];
+        SELECT m.blob INTO blob FROM @schema@.channels_pg_secrets_message m
+        WHERE m.node = 0 AND m.sender = p_sender AND m.seq = number;
+        p_bytes := p_bytes - coalesce(octet_length(blob), 0);
+        EXIT WHEN p_bytes < 0 AND i > 1;
+        RETURN NEXT;
+    END LOOP;
+END $$;
 
 -- Writes the memberships that a node wants, each group as it should now be. channel '' is the node
 -- itself, which counts its members' time and so may have rows that last longer; any other is a

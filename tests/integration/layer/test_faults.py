@@ -139,7 +139,7 @@ async def test_a_large_message_that_was_refused_is_read_again(
     """A large message that the server would not hand over arrives in its place when it does."""
     here, there, database = own_layers(), own_layers(), own_layers.database
     channel = await settled(there, eventually)
-    function = "EXECUTE ON FUNCTION channels_pg_secrets_blob_v1"
+    function = "EXECUTE ON FUNCTION channels_pg_secrets_blobs_v1"
     database.execute(f"REVOKE {function} FROM {database.runtime}")
     await here.send(channel, {"n": 1, "data": b"x" * 20_000})
     await here.send(channel, {"n": 2})

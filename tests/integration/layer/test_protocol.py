@@ -634,41 +634,6 @@ async def test_whoever_comes_back_waits_for_what_is_under_way_to_it(
     assert await drain(receiver, channel, 2) == [1, 2]
 
 
-async def test_large_messages_share_a_statement_and_no_frame(
-    layers: Layers, installed: FreshDatabase
-) -> None:
-    """In one batch with small ones, to a channel, a group and a normal channel, each in order."""
-    sender, receiver = layers(), layers()
-    channel = await receiver.new_channel()
-    await receiver.group_add("group", channel)
-    await sender.group_add("group", "work")
-    await settled(sender)
-    await settled(receiver)
-    installed.execute("UPDATE channels_pg_secrets_state SET created = created - interval '1 hour'")
-    texts = [letter * size for letter in "abcdefgh" for size in (1, 20_000)]
-    with psycopg.connect(**installed.connection_params(), autocommit=True) as holder:
-        lock = (f"{receiver.prefix}:work",)
-        holder.execute("SELECT pg_advisory_lock(hashtextextended(%s, 7919))", lock)
-        first = asyncio.create_task(sender.send("work", {"n": "first"}))
-        await until(lambda: waiting_for_locks(installed) == 1)
-        sends = [sender.send(channel, {"n": text}) for text in texts]
-        sends += [sender.group_send("group", {"n": text}) for text in texts]
-        sends += [sender.send("work", {"n": text}) for text in texts]
-        sending = asyncio.gather(first, *sends)
-        await until(lambda: len(list(node_of(sender).outbox.futures())) == 1 + len(sends))
-    await soon(sending)
-    assert await drain(receiver, channel, 32) == texts + texts
-    assert await drain(receiver, "work", 33) == ["first", *texts, *texts]
-    rows = installed.execute(
-        "SELECT body, xmin::text FROM channels_pg_secrets_message_0 WHERE node > 0"
-        " AND body ~ '^[cCgG]' ORDER BY seq"
-    )
-    assert len({transaction for _, transaction in rows}) == 1
-    frames = [body.split(",") for body, _ in rows]
-    assert [len(items) for items in frames if items[0][0] in "CG"] == [1] * 16
-    assert not any(item[0] in "CG" for items in frames for item in items[1:])
-
-
 INCARNATION = "(SELECT incarnation FROM channels_pg_secrets_state)"
 FRAME = f"""
     SELECT channels_pg_secrets_publish_frame_v1(
@@ -811,6 +776,115 @@ async def test_a_users_long_transaction_keeps_nobody_from_coming_back(
         await until(lambda: node_of(receiver).identity.incarnation != incarnation, 15)
         await soon(layers().send(channel, {"n": 2}))
         assert (await soon(receiver.receive(channel)))["n"] == 2
+
+
+# Large messages
+
+
+async def test_large_messages_share_a_statement_and_no_frame(
+    layers: Layers, installed: FreshDatabase
+) -> None:
+    """In one batch with small ones, to a channel, a group and a normal channel, each in order."""
+    sender, receiver = layers(), layers()
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    await sender.group_add("group", "work")
+    await settled(sender)
+    await settled(receiver)
+    installed.execute("UPDATE channels_pg_secrets_state SET created = created - interval '1 hour'")
+    texts = [letter * size for letter in "abcdefgh" for size in (1, 20_000)]
+    with psycopg.connect(**installed.connection_params(), autocommit=True) as holder:
+        lock = (f"{receiver.prefix}:work",)
+        holder.execute("SELECT pg_advisory_lock(hashtextextended(%s, 7919))", lock)
+        first = asyncio.create_task(sender.send("work", {"n": "first"}))
+        await until(lambda: waiting_for_locks(installed) == 1)
+        sends = [sender.send(channel, {"n": text}) for text in texts]
+        sends += [sender.group_send("group", {"n": text}) for text in texts]
+        sends += [sender.send("work", {"n": text}) for text in texts]
+        sending = asyncio.gather(first, *sends)
+        await until(lambda: len(list(node_of(sender).outbox.futures())) == 1 + len(sends))
+    await soon(sending)
+    assert await drain(receiver, channel, 32) == texts + texts
+    assert await drain(receiver, "work", 33) == ["first", *texts, *texts]
+    rows = installed.execute(
+        "SELECT body, xmin::text FROM channels_pg_secrets_message_0 WHERE node > 0"
+        " AND body ~ '^[cCgG]' ORDER BY seq"
+    )
+    assert len({transaction for _, transaction in rows}) == 1
+    frames = [body.split(",") for body, _ in rows]
+    assert [len(items) for items in frames if items[0][0] in "CG"] == [1] * 16
+    assert not any(item[0] in "CG" for items in frames for item in items[1:])
+
+
+async def test_bodies_are_read_as_fast_as_they_come(layers: Layers, proxy: FaultProxy) -> None:
+    """Many by one statement: the network's latency is not paid for each."""
+    sender, receiver = layers(), layers(port=proxy.port)
+    channel = await receiver.new_channel()
+    await settled(receiver)
+    proxy.latency = 0.05
+    began = time.monotonic()
+    sends = (sender.send(channel, {"n": n, "padding": b"x" * 10_000}) for n in range(80))
+    await asyncio.gather(*sends)
+    received = [(await soon(receiver.receive(channel)))["n"] for _ in range(80)]
+    assert received == list(range(80))
+    assert time.monotonic() - began < 80 * 2 * proxy.latency / 2
+
+
+async def test_bodies_that_were_not_read_are_read_over_the_next_connection(
+    layers: Layers, proxy: FaultProxy
+) -> None:
+    """Each once and in order, though the connection ends while several are waited for."""
+    sender, receiver = layers(), layers(port=proxy.port)
+    channel = await receiver.new_channel()
+    await settled(receiver)
+    held = supervisor_of(receiver).listener._held
+    for start in range(0, 30, 10):
+        proxy.latency = 0.1
+        numbers = range(start, start + 10)
+        sends = (sender.send(channel, {"n": n, "padding": b"x" * 10_000}) for n in numbers)
+        await asyncio.gather(*sends)
+        await until(lambda: held)
+        proxy.latency = 0.0
+        proxy.reset()
+        assert await drain(receiver, channel, 10) == list(numbers)
+
+
+async def test_a_body_that_is_gone_holds_up_no_other(
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy
+) -> None:
+    """It is dropped and counted, and those around it arrive."""
+    sender, receiver = layers(), layers(port=proxy.port)
+    channel = await receiver.new_channel()
+    await settled(receiver)
+    proxy.hold_answers()
+    sends = (sender.send(channel, {"n": n, "padding": b"x" * 10_000}) for n in range(5))
+    await asyncio.gather(*sends)
+    bodies = "SELECT seq FROM channels_pg_secrets_message_0 WHERE node = 0 ORDER BY seq"
+    gone = [seq for (seq,) in installed.execute(bodies)][1:5:2]
+    delete = "DELETE FROM channels_pg_secrets_message_0 WHERE node = 0 AND seq = ANY (%s)"
+    installed.execute(delete, (gone,))
+    proxy.release_answers()
+    assert await drain(receiver, channel, 3) == [0, 2, 4]
+    assert receiver.stats()["dropped_expired"] == 2
+
+
+def test_bodies_are_read_within_a_bound(installed: FreshDatabase) -> None:
+    """The first whatever it has, others as long as they fit, in the order that was asked for."""
+    fill = (
+        "INSERT INTO channels_pg_secrets_message_1 (node, sender, seq, expires, blob)"
+        " SELECT 0, 7, n, now(), convert_to(repeat('x', n * 10000), 'UTF8')"
+        " FROM generate_series(1, 9) n"
+    )
+    installed.execute(fill)
+
+    def read(*numbers: int) -> list[tuple[int, int | None]]:
+        query = "SELECT number, length(blob) FROM channels_pg_secrets_blobs_v1(7, %s, 50000)"
+        return installed.execute(query, (list(numbers),))
+
+    assert read(9, 1) == [(9, 90_000)]
+    assert read(2, 10, 1, 11, 3) == [(2, 20_000), (10, None), (1, 10_000), (11, None)]
+    assert read(1, 4, 1) == [(1, 10_000), (4, 40_000)]
+    assert read(12) == [(12, None)]
 
 
 # 6. Memberships

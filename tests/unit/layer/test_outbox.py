@@ -80,13 +80,20 @@ def test_a_large_message_is_an_element_of_its_own(outbox: Outbox) -> None:
     assert columns[4:] == ([b"b,c", b"d", b"e", b"f"], [None, b"y", b"z", None])
 
 
-def test_large_messages_are_bounded_by_the_bytes_of_a_batch(
+def test_a_message_larger_than_a_batch_goes_alone(
     outbox: Outbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their bodies count."""
+    """Neither what is before it nor what is behind it waits until it is written."""
     monkeypatch.setattr(module, "BATCH_BYTES", 10)
-    queue(outbox, *(frame("C", blob=b"xxxxx") for _ in range(4)))
-    assert len(batch_of(outbox).elements) == 2
+    huge = frame("C", blob=b"x" * 10)
+    queue(
+        outbox, frame("a"), frame("b", 2), huge, frame("c", blob=b"xxxx"), frame("d"), frame("ef")
+    )
+    batches = []
+    while (batch := outbox.next_batch()) is not None:
+        batches.append(bodies(batch))
+        outbox.done(batch, ())
+    assert batches == [[b"a", b"b"], [b"C"], [b"c", b"d,ef"]]
 
 
 def test_a_merged_element_fits_a_notification(outbox: Outbox) -> None:
@@ -119,9 +126,9 @@ def test_a_batch_is_bounded_in_elements(outbox: Outbox) -> None:
 
 
 def test_a_batch_is_bounded_in_bytes(outbox: Outbox) -> None:
-    """A batch takes no further message once it has BATCH_BYTES."""
+    """A batch takes no further message that would make it more than BATCH_BYTES."""
     each = MAX_ITEM - 1
-    fits = -(-module.BATCH_BYTES // each)
+    fits = module.BATCH_BYTES // each
     queue(outbox, *(frame("x" * each, node) for node in range(fits + 10)))
     assert len(batch_of(outbox).elements) == fits
 
