@@ -252,6 +252,8 @@ class Listener:
                 if self._handle(frame, age):
                     return
                 held = self._held[frame.sender] = Held()
+            elif not self._marks.passes(frame.sender, frame.number):
+                return
             held.add(frame, age, self._identity.epoch)
             self._admit(frame, age)
             if is_first:
