@@ -25,6 +25,8 @@ from pg_secrets.testing.proxy import FaultProxy
 
 Layers = Callable[..., PostgresChannelLayer]
 
+both_sizes = pytest.mark.parametrize("size", [1, 10_000], ids=["small", "large"])
+
 
 @pytest.fixture
 def installed(database: FreshDatabase) -> FreshDatabase:
@@ -305,7 +307,10 @@ async def test_who_is_refused_waits_and_nobody_else(
     assert tries < 30  # half a second apart in the end, not one for each group
 
 
-async def test_one_bad_message_fails_alone(layers: Layers, installed: FreshDatabase) -> None:
+@both_sizes
+async def test_one_bad_message_fails_alone(
+    layers: Layers, installed: FreshDatabase, size: int
+) -> None:
     """When the server refuses a batch, it is split until only what it will not have fails."""
     sender, receiver = layers(), layers()
     installed.execute(
@@ -318,10 +323,9 @@ async def test_one_bad_message_fails_alone(layers: Layers, installed: FreshDatab
     )
     channel = await receiver.new_channel()
     await sender.send(channel, {"n": -1})
-    sends = [
-        sender.send("bad" if number == 7 else channel if number % 2 else "good", {"n": number})
-        for number in range(20)
-    ]
+    padding = b"x" * size
+    targets = ["bad" if n == 7 else channel if n % 2 else "good" for n in range(20)]
+    sends = [sender.send(to, {"n": n, "padding": padding}) for n, to in enumerate(targets)]
     outcomes = await asyncio.gather(*sends, return_exceptions=True)
     assert [n for n, outcome in enumerate(outcomes) if outcome is not None] == [7]
     assert isinstance(outcomes[7], ChannelLayerUnavailable)
@@ -533,8 +537,9 @@ async def test_a_listener_that_is_lost_alone_waits_for_the_memberships(
     assert await drain(receiver, channel, 2) == [1, 2]
 
 
+@both_sizes
 async def test_messages_that_vanished_with_the_tables_are_sent_again(
-    layers: Layers, installed: FreshDatabase, proxy: FaultProxy
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy, size: int
 ) -> None:
     """What a receiver had not read when the tables were emptied comes from its sender's memory."""
     sender, receiver = layers(), layers(port=proxy.port)
@@ -542,8 +547,10 @@ async def test_messages_that_vanished_with_the_tables_are_sent_again(
     await sender.send(channel, {"n": 0})
     assert (await soon(receiver.receive(channel)))["n"] == 0
     proxy.hold_answers()
-    for number in range(1, 11):
-        await sender.send(channel, {"n": number})
+    for start in (1, 6):
+        numbers = range(start, start + 5)
+        sends = [sender.send(channel, {"n": n, "padding": b"x" * size}) for n in numbers]
+        await asyncio.gather(*sends)
     empty_tables(installed)
     proxy.reset()
     proxy.release_answers()
@@ -814,6 +821,46 @@ async def test_large_messages_share_a_statement_and_no_frame(
     frames = [body.split(",") for body, _ in rows]
     assert [len(items) for items in frames if items[0][0] in "CG"] == [1] * 16
     assert not any(item[0] in "CG" for items in frames for item in items[1:])
+
+
+@pytest.mark.parametrize("ending", ["late", "unheard", "undone"])
+async def test_a_batch_of_large_messages_in_doubt_arrives_once(
+    layers: Layers, installed: FreshDatabase, proxy: FaultProxy, ending: str
+) -> None:
+    """Its first try commits after its retry has come, or unheard by its sender, or not at all."""
+    sender, receiver = layers(port=proxy.port), layers()
+    channel = await receiver.new_channel()
+    await receiver.group_add("group", channel)
+    await sender.group_add("group", "work")
+    await settled(sender)
+    texts = [letter * size for letter in "abcd" for size in (1, 20_000)]
+    with psycopg.connect(**installed.connection_params(), autocommit=True) as holder:
+        lock = (f"{receiver.prefix}:work",)
+        holder.execute("SELECT pg_advisory_lock(hashtextextended(%s, 7919))", lock)
+        sends = [sender.send(channel, {"n": "first"})]
+        sends += [sender.send(channel, {"n": text}) for text in texts]
+        sends += [sender.group_send("group", {"n": text}) for text in texts]
+        sends += [sender.send("work", {"n": text}) for text in texts]
+        sending = asyncio.gather(*sends)
+        await until(lambda: waiting_for_locks(installed) == 1)
+        if ending == "late":
+            proxy.reset()
+            await until(lambda: waiting_for_locks(installed) == 2)
+        elif ending == "unheard":
+            proxy.hold_answers()
+        else:
+            installed.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks"
+                " WHERE locktype = 'advisory' AND NOT granted"
+            )
+    if ending == "unheard":
+        work = "SELECT count(*) FROM channels_pg_secrets_queue"
+        await until(lambda: installed.execute(work) == [(16,)])
+        proxy.reset()
+        proxy.release_answers()
+    await soon(sending)
+    assert await drain(receiver, channel, 17) == ["first", *texts, *texts]
+    assert await drain(receiver, "work", 16) == texts + texts
 
 
 async def test_bodies_are_read_as_fast_as_they_come(layers: Layers, proxy: FaultProxy) -> None:
