@@ -48,7 +48,7 @@ def tls_port(server: RedisServer, certificate: tuple[str, str]) -> int:
     return port
 
 
-def sessions(server: RedisServer, user: str) -> dict[str, bool]:
+def sessions_of(server: RedisServer, user: str) -> dict[str, bool]:
     """Say of each session of a user, by its id, whether it came to the TLS port."""
     plain = f":{server.port}"
     with server.client() as client:
@@ -76,7 +76,7 @@ async def test_a_login_changes_in_place(
         assert (await soon(layer, channel))["n"] == number
 
     await pass_on(1)
-    before = await asyncio.to_thread(sessions, server, "app")
+    before = await asyncio.to_thread(sessions_of, server, "app")
     assert before
     assert all(before.values())
     await asyncio.to_thread(server.set_user, "other", "second", *rules)
@@ -84,7 +84,7 @@ async def test_a_login_changes_in_place(
     await asyncio.to_thread(source.refresh)
     for number in range(2, 5):
         await pass_on(number)
-    await until(lambda: before.items() & sessions(server, "other").items())
+    await until(lambda: before.items() & sessions_of(server, "other").items())
     await asyncio.to_thread(source.close)
 
 
@@ -95,4 +95,4 @@ async def test_who_is_not_vouched_for_is_told_nothing(
     layer = make(PORT=tls_port, OPTIONS={"ssl": True})
     with pytest.raises(RedisConnectionError, match="certificate verify failed"):
         await layer.send("specific!channel", {"n": 1})
-    assert await asyncio.to_thread(sessions, server, "app") == {}
+    assert await asyncio.to_thread(sessions_of, server, "app") == {}
